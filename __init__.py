@@ -1,0 +1,119 @@
+"""Compress a trained PyTorch model, export it, measure it on the device, and get one verdict.
+
+The names below are imported when they are first used: `import shipworthy` alone imports neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .compress.distill import Distill
+    from .compress.passes import Pass, PassResult
+    from .compress.prune import Prune
+    from .compress.quantize import Quantize
+    from .export.artifact import EngineArtifact, OnnxArtifact
+    from .export.engine import to_engine
+    from .export.onnx_file import to_onnx
+    from .export.parity import Parity, parity
+    from .export.score import score
+    from .models.data import Dataset, open_data
+    from .models.errors import BadInput, MissingRuntime, ShipworthyError, ToolFailed
+    from .models.model import Model, TensorSpec, capture
+    from .models.sources import load
+    from .models.summary import summarize
+    from .pipeline.build import build
+    from .pipeline.recipe import Recipe, RecipeFaults, read_recipe
+    from .pipeline.record import RunRecord
+    from .profile.compare import Comparison, compare
+    from .profile.goals import Goal, Outcome, Reading, Verdict, judge
+    from .profile.measure import Measurement, measure
+    from .profile.plan import Plan
+
+    __version__: str
+
+_HOMES = {
+    "compress.distill": ("Distill",),
+    "compress.passes": ("Pass", "PassResult"),
+    "compress.prune": ("Prune",),
+    "compress.quantize": ("Quantize",),
+    "export.artifact": ("EngineArtifact", "OnnxArtifact"),
+    "export.engine": ("to_engine",),
+    "export.onnx_file": ("to_onnx",),
+    "export.parity": ("Parity", "parity"),
+    "export.score": ("score",),
+    "models.data": ("Dataset", "open_data"),
+    "models.errors": ("BadInput", "MissingRuntime", "ShipworthyError", "ToolFailed"),
+    "models.model": ("Model", "TensorSpec", "capture"),
+    "models.sources": ("load",),
+    "models.summary": ("summarize",),
+    "pipeline.build": ("build",),
+    "pipeline.recipe": ("Recipe", "RecipeFaults", "read_recipe"),
+    "pipeline.record": ("RunRecord",),
+    "profile.compare": ("Comparison", "compare"),
+    "profile.goals": ("Goal", "Outcome", "Reading", "Verdict", "judge"),
+    "profile.measure": ("Measurement", "measure"),
+    "profile.plan": ("Plan",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "BadInput",
+    "Comparison",
+    "Dataset",
+    "Distill",
+    "EngineArtifact",
+    "Goal",
+    "Measurement",
+    "MissingRuntime",
+    "Model",
+    "OnnxArtifact",
+    "Outcome",
+    "Parity",
+    "Pass",
+    "PassResult",
+    "Plan",
+    "Prune",
+    "Quantize",
+    "Reading",
+    "Recipe",
+    "RecipeFaults",
+    "RunRecord",
+    "ShipworthyError",
+    "TensorSpec",
+    "ToolFailed",
+    "Verdict",
+    "__version__",
+    "build",
+    "capture",
+    "compare",
+    "judge",
+    "load",
+    "measure",
+    "open_data",
+    "parity",
+    "read_recipe",
+    "score",
+    "summarize",
+    "to_engine",
+    "to_onnx",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use and keep it."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("shipworthy")
+    elif name in _HOME_OF:
+        value = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,80 @@
+"""Recovery by distillation: the compressed model learns from the uncompressed one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, final
+
+from annotated_types import Ge, Gt, Le
+from pydantic.dataclasses import dataclass
+
+from ..models.errors import BadInput
+from .passes import SETTINGS, Context, Pass, need_data
+
+if TYPE_CHECKING:
+    from ..models.model import Model
+
+
+@final
+@dataclass(frozen=True, config=SETTINGS)
+class Distill(Pass):
+    """Train the model on the teacher's softened outputs and on the labels (Hinton et al. 2015).
+
+    The loss is `alpha * T^2 * KL(teacher / T || student / T) + (1 - alpha) * cross-entropy`.
+
+    Attributes:
+        epochs: passes over the training examples; give this or `steps`.
+        steps: optimizer steps; give this or `epochs`. Equal steps cost equal time whatever the data's size.
+        temperature: T above; higher values show more of how the teacher ranks the wrong classes.
+        alpha: the weight of the teacher against the labels, in 0 to 1.
+        learning_rate: the peak of a one-cycle schedule.
+        batch: examples a step.
+        weight_decay: on weights of two and more dimensions.
+        flip: mirror half of the images; wrong for text and digits.
+        shift: move images by up to so many pixels.
+        mixup: blend pairs of images (Zhang et al. 2018); the teacher says what the blend is, so that few images
+            teach much (Beyer et al. 2022, "function matching"). The Beta distribution's parameter; 0 is off.
+        seed: order of examples and augmentation.
+    """
+
+    epochs: Annotated[float, Gt(0)] | None = None
+    steps: Annotated[int, Ge(1)] | None = None
+    temperature: Annotated[float, Gt(0)] = 4.0
+    alpha: Annotated[float, Ge(0), Le(1)] = 0.9
+    learning_rate: Annotated[float, Gt(0)] = 0.05
+    batch: Annotated[int, Ge(2)] = 128
+    weight_decay: Annotated[float, Ge(0)] = 5e-4
+    flip: bool = True
+    shift: Annotated[int, Ge(0)] = 2
+    mixup: Annotated[float, Ge(0)] = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse two lengths, and none."""
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either epochs or steps")
+
+    def _apply(self, model: Model, context: Context) -> tuple[Model, dict[str, Any]]:
+        from .distill_data import teacher_batches
+        from .distill_loss import soft_target_loss
+        from .training import Schedule, train
+
+        data = need_data(context, "to learn from")
+        if context.teacher is None:
+            raise BadInput("needs a teacher: pass `teacher=` (in a recipe: the uncompressed model)")
+        steps = self.steps or max(1, round((self.epochs or 0) * len(data.train) / self.batch))
+        student = model.copy()
+        losses = train(
+            student.module,
+            teacher_batches(self, data, context.teacher, steps),
+            lambda scores, target: soft_target_loss(scores, target, self.temperature, self.alpha),
+            Schedule(steps, self.learning_rate, self.weight_decay),
+            context.report,
+        )
+        tail = losses[-max(1, steps // 20) :]
+        facts = {
+            "steps": steps,
+            "epochs": round(steps * self.batch / len(data.train), 2),
+            "first_loss": round(losses[0], 4),
+            "last_loss": round(sum(tail) / len(tail), 4),
+        }
+        return student, facts

@@ -1,0 +1,53 @@
+"""Batches for distillation: augmented images, what the teacher says of them, and their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..models.data import Dataset
+from ..models.model import Model
+from .augment import flip_and_shift, mixup
+from .distill_loss import SoftTarget
+from .folding import fold_batch_norm
+
+if TYPE_CHECKING:
+    from .distill import Distill
+
+
+def teacher_batches(settings: Distill, data: Dataset, teacher: Model, steps: int) -> Iterator[tuple[Tensor, SoftTarget]]:
+    """Yield `steps` batches. The teacher sees the very images that the student sees (Beyer et al. 2022)."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    judge = fold_batch_norm(teacher).module
+    judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types this by keyword only
+    for indices in _endless(len(data.train), min(settings.batch, len(data.train)), steps, generator):
+        x, labels = _augmented(settings, data, indices, generator)
+        x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+        with torch.inference_mode():
+            scores = judge(x)
+        yield x, SoftTarget(scores.clone(), labels)
+
+
+def _augmented(
+    settings: Distill, data: Dataset, indices: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    pixels = data.train.pixels(indices)
+    if settings.flip or settings.shift:
+        pixels = flip_and_shift(pixels, generator, settings.flip, settings.shift)
+    x = data.preprocessing(pixels)
+    labels = F.one_hot(data.train.labels[indices], len(data.classes)).float()
+    return mixup(x, labels, generator, settings.mixup) if settings.mixup else (x, labels)
+
+
+def _endless(size: int, batch: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield indices in shuffled passes over the data; the last batch of a pass is filled from the next."""
+    order = torch.empty(0, dtype=torch.int64)
+    for _ in range(steps):
+        if len(order) < batch:
+            order = torch.cat([order, torch.randperm(size, generator=generator)])
+        yield order[:batch]
+        order = order[batch:]

@@ -1,0 +1,29 @@
+"""The loss of distillation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SoftTarget:
+    """What a batch should be: the teacher's scores `(batch, classes)` and class probabilities `(batch, classes)`."""
+
+    scores: Tensor
+    labels: Tensor
+
+
+def soft_target_loss(scores: Tensor, target: SoftTarget, temperature: float, alpha: float) -> Tensor:
+    """Return `alpha * T^2 * KL(teacher / T || student / T) + (1 - alpha) * cross-entropy`, the mean over the batch.
+
+    The factor T^2 keeps the two gradients in proportion whatever the temperature (Hinton et al. 2015, section 2).
+    """
+    student = F.log_softmax(scores / temperature, 1)
+    teacher = F.log_softmax(target.scores / temperature, 1)
+    soft = F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+    if alpha == 1:
+        return soft
+    return alpha * soft + (1 - alpha) * F.cross_entropy(scores, target.labels)

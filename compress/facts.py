@@ -1,0 +1,35 @@
+"""What a pass did to a model, in numbers, and the check that it kept the model's interface."""
+
+from __future__ import annotations
+
+import torch
+
+from ..models.errors import ToolFailed
+from ..models.model import Model
+from ..models.summary import summarize
+
+
+def count(model: Model) -> dict[str, int]:
+    """Return `params`, `macs` (per example) and `weight_bytes` of a model."""
+    summary = summarize(model)
+    stored = sum(t.numel() * t.element_size() for t in model.module.state_dict().values())
+    return {"params": summary.params, "macs": summary.macs, "weight_bytes": stored}
+
+
+def same_interface(before: Model, after: Model) -> None:
+    """Check that the new model has the old inputs and outputs, and that it runs.
+
+    Raises:
+        ToolFailed: a spec differs, or the new graph fails or gives another shape.
+    """
+    if before.inputs != after.inputs or before.outputs != after.outputs:
+        raise ToolFailed(f"the model's interface changed: {before.inputs, before.outputs} -> {after.inputs, after.outputs}")  # fmt: skip # noqa: E501
+    try:
+        with torch.no_grad():
+            found = torch.utils._pytree.tree_leaves(after.module(*after.example_inputs))
+    except RuntimeError as fault:
+        raise ToolFailed(f"the new graph does not run: {fault}") from fault
+    for spec, value in zip(after.outputs, found, strict=True):
+        wanted = spec.shape[1:] if after.dynamic_batch else spec.shape
+        if tuple(value.shape)[-len(wanted) or len(value.shape) :] != wanted:
+            raise ToolFailed(f"output {spec.name}: shape {tuple(value.shape)}, wanted {spec.shape}")

@@ -1,0 +1,97 @@
+"""What every compression pass is: frozen settings, called on a model, giving a new model and the facts."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, final
+
+from pydantic import ConfigDict
+
+from ..models.errors import BadInput, ShipworthyError, ToolFailed
+
+if TYPE_CHECKING:
+    from ..models.data import Dataset
+    from ..models.model import Model
+
+SETTINGS = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What a pass made: the new model, whether anything changed, and facts about it (plain, JSON-able values)."""
+
+    model: Model
+    changed: bool
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a pass may use beside the model: training data, the uncompressed model, and a progress callback.
+
+    `report(done, total)` is called now and then by passes that take longer than a second.
+    """
+
+    data: Dataset | None = None
+    teacher: Model | None = None
+    report: Any = field(default=None, compare=False)
+
+
+class Pass(ABC):
+    """A compression pass. Subclasses are final, frozen, and their fields are their settings.
+
+    Calling a pass leaves its input model untouched and checks that the new model keeps the interface:
+    the same inputs and outputs (names, types, shapes), and that it runs.
+    """
+
+    @final
+    def __call__(self, model: Model, *, data: Dataset | None = None, teacher: Model | None = None,
+                 report: Any = None) -> PassResult:  # fmt: skip
+        """Apply the pass.
+
+        Args:
+            model: the model to compress; it is not changed.
+            data: training data, for passes that score, calibrate or train.
+            teacher: the uncompressed model, for passes that distil.
+            report: called as `report(done, total)` while the pass works.
+
+        Returns:
+            The new model with facts: what the pass says of itself, and `params_before/after`, `macs_before/after`
+            (per example) and `seconds`.
+
+        Raises:
+            BadInput: the settings do not fit the model, or data that the pass needs is missing.
+            ToolFailed: the pass broke the model's interface.
+        """
+        from .facts import count, same_interface
+
+        began = time.perf_counter()
+        name = type(self).__name__.lower()
+        before = count(model)
+        try:
+            made, facts = self._apply(model, Context(data, teacher, report))
+            same_interface(model, made)
+        except ShipworthyError as fault:
+            raise type(fault)(f"{name}: {fault}") from fault
+        after = count(made)
+        sizes = {f"{what}_{when}": value[what] for what in before for when, value in (("before", before), ("after", after))}  # fmt: skip # noqa: E501
+        seconds = {"seconds": round(time.perf_counter() - began, 3)}
+        return PassResult(made, made is not model, MappingProxyType({**sizes, **facts, **seconds}))
+
+    @abstractmethod
+    def _apply(self, model: Model, context: Context) -> tuple[Model, dict[str, Any]]:
+        """Return the new model and the pass's own facts."""
+
+
+def need_data(context: Context, reason: str) -> Dataset:
+    """Return the training data, or say why it is needed."""
+    if context.data is None:
+        raise BadInput(f"needs training data {reason}: pass `data=` (in a recipe: the `data` section)")
+    return context.data
+
+
+__all__ = ["SETTINGS", "Context", "Pass", "PassResult", "ToolFailed", "need_data"]

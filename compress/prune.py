@@ -1,0 +1,83 @@
+"""Structured pruning: remove whole channels, so that the model becomes a smaller dense one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any, Literal, final
+
+from annotated_types import Ge, Gt, Lt
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from ..models.errors import BadInput
+from .passes import SETTINGS, Context, Pass, need_data
+
+if TYPE_CHECKING:
+    from ..models.model import Model
+    from .channels import Channels
+
+Ratio = Annotated[float, Gt(0), Lt(1)]
+
+
+@final
+@dataclass(frozen=True, config=SETTINGS)
+class Prune(Pass):
+    """Remove the least important channels of every group of layers that must keep equal widths.
+
+    Attributes:
+        ratio: the share of channels to remove, in (0, 1).
+        score: how a channel's importance is found. `l1` and `l2`: the norm of its weights (Li et al. 2017);
+            `taylor`: |sum of weight x gradient| of the loss on training data (Molchanov et al. 2019). Scores are
+            summed over all layers that share the channel.
+        round_to: widths left are multiples of this, where the layer is that wide: fast kernels work on whole vectors.
+        min_channels: no group is left with fewer channels.
+        layers: ratios of their own for groups by the name of a layer in them (`fnmatch` pattern); 0 keeps a group.
+        ignore: patterns of layers whose groups are kept.
+        samples: training examples used by `taylor`.
+        seed: picks those examples.
+    """
+
+    ratio: Ratio = 0.5
+    score: Literal["l1", "l2", "taylor"] = "l2"
+    round_to: Annotated[int, Ge(1)] = 8
+    min_channels: Annotated[int, Ge(1)] = 8
+    layers: dict[str, Annotated[float, Ge(0), Lt(1)]] = Field(default_factory=dict)
+    ignore: tuple[str, ...] = ()
+    samples: Annotated[int, Ge(1)] = 512
+    seed: int = 0
+
+    def _apply(self, model: Model, context: Context) -> tuple[Model, dict[str, Any]]:
+        from .channels import find_channels
+        from .prune_choice import choose, check_patterns
+        from .rewrite import remove_channels
+        from .scores import channel_scores, taylor_gradients
+
+        channels = find_channels(model)
+        check_patterns(self, channels)
+        gradients = None
+        if self.score == "taylor":
+            data = need_data(context, "for the score `taylor`")
+            gradients = taylor_gradients(model, data, self.samples, self.seed)
+        scores = channel_scores(model, channels, self.score, gradients)
+        gone = choose(self, channels, scores)
+        if not gone:
+            raise BadInput(
+                f"nothing to remove: {_why_nothing(channels)}; lower round_to ({self.round_to}) or "
+                f"min_channels ({self.min_channels}), raise ratio ({self.ratio}), or drop the pass"
+            )
+        free = [g for g in channels.groups if g.frozen is None]
+        facts = {
+            "channels_before": sum(len(g.channels) for g in free),
+            "channels_removed": len(gone),
+            "groups": len(free),
+            "widths": {g.name: len(set(g.channels) - gone) for g in free},
+            "operators_without_rule": list(channels.unknown),
+        }
+        return remove_channels(model, channels, gone), facts
+
+
+def _why_nothing(channels: Channels) -> str:
+    free = sum(g.frozen is None for g in channels.groups)
+    reasons = Counter(g.frozen for g in channels.groups if g.frozen)
+    most = ", ".join(reason for reason, _ in reasons.most_common(2))
+    return f"{free} of {len(channels.groups)} groups are free" + (f" (others: {most})" if most else "")

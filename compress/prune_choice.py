@@ -1,0 +1,60 @@
+"""How many channels each group loses, and which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+from ..models.errors import BadInput
+from .channels import Channels, Group
+from .prune import Prune
+
+
+def choose(settings: Prune, channels: Channels, scores: Mapping[int, float]) -> set[int]:
+    """Return the channels (roots) to remove: in every free group those of the lowest score."""
+    gone: set[int] = set()
+    for group in channels.groups:
+        ratio = ratio_of(settings, group)
+        if group.frozen is None and ratio > 0:
+            ranked = sorted(group.channels, key=lambda root: (scores[root], root))
+            gone.update(ranked[: len(ranked) - width_left(len(ranked), ratio, settings)])
+    return gone
+
+
+def width_left(width: int, ratio: float, settings: Prune) -> int:
+    """Return the width after pruning: near `width * (1 - ratio)`, a multiple of `round_to`, at least one of it.
+
+    A group no wider than `round_to` or `min_channels` keeps its width.
+    """
+    step = settings.round_to
+    wanted = max(1, round(width * (1 - ratio) / step)) * step
+    return min(width, max(wanted, settings.min_channels))
+
+
+def ratio_of(settings: Prune, group: Group) -> float:
+    """Return the ratio of one group: its own by pattern (the first that matches), nothing if ignored."""
+    layers = layers_of(group)
+    if any(fnmatchcase(layer, pattern) for pattern in settings.ignore for layer in layers):
+        return 0.0
+    for pattern, ratio in settings.layers.items():
+        if any(fnmatchcase(layer, pattern) for layer in layers):
+            return ratio
+    return settings.ratio
+
+
+def layers_of(group: Group) -> list[str]:
+    """Return the names of the layers whose outputs the group is."""
+    return sorted({m.tensor.rpartition(".")[0] for m in group.members if m.dim == 0})
+
+
+def check_patterns(settings: Prune, channels: Channels) -> None:
+    """Refuse a pattern that matches no layer: a misspelt name would silently do nothing.
+
+    Raises:
+        BadInput: naming the pattern and some layers there are.
+    """
+    layers = sorted({layer for group in channels.groups for layer in layers_of(group)})
+    for pattern in (*settings.ignore, *settings.layers):
+        if not any(fnmatchcase(layer, pattern) for layer in layers):
+            some = ", ".join(layers[:8])
+            raise BadInput(f"the pattern {pattern!r} matches no layer; there are {some}{', ...' if layers[8:] else ''}")

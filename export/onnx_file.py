@@ -1,0 +1,121 @@
+"""Write a model as a typed ONNX file: the precision is in the graph."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir
+import torch
+from onnx import ModelProto
+from onnx_ir.passes.common import TopologicalSortPass
+from torch import Tensor
+
+from ..models.errors import BadInput, ToolFailed
+from ..models.files import replacing, sha256_of
+from ..models.model import Model, Quantization
+from ..models.quiet import quiet
+from .artifact import OnnxArtifact, Precision, Target
+from .onnx_clean import check, clean
+
+OPSETS = range(18, 24)
+
+
+def to_onnx(
+    model: Model,
+    path: str | Path,
+    precision: Precision | None = None,
+    target: Target = "cpu",
+    opset: int = 20,
+    calibration: Tensor | None = None,
+) -> OnnxArtifact:
+    """Export a model; the same model gives the same bytes.
+
+    Args:
+        model: what to export.
+        path: where to; written whole or not at all.
+        precision: `fp32`, `fp16` (inputs and outputs stay as they are) or `int8`. None: int8 for a model that went
+            through the quantize pass, fp32 otherwise.
+        target: for int8, the family of runtimes that the file is laid out for.
+        opset: 18 to 23.
+        calibration: for int8 without the quantize pass, examples of the first input, `(count, ...)`.
+
+    Returns:
+        The file with its hash.
+
+    Raises:
+        BadInput: no calibration for int8, or an opset out of range.
+        ToolFailed: the exporter or the ONNX checker refused the model.
+    """
+    if opset not in OPSETS:
+        raise BadInput(f"opset {opset}: choose {OPSETS.start} to {OPSETS.stop - 1}")
+    precision = precision or ("int8" if model.quantization else "fp32")
+    proto = _in_precision(_float_proto(model, opset), precision, target, _calibrated(model, calibration))
+    return write_onnx(proto, Path(path), model, precision, target)
+
+
+def write_onnx(proto: ModelProto, path: Path, model: Model, precision: Precision, target: Target) -> OnnxArtifact:
+    """Check a finished graph and write it with its preprocessing-independent metadata."""
+    try:
+        check(proto)
+    except Exception as fault:
+        raise ToolFailed(f"the ONNX checker refuses the exported graph: {fault}") from fault
+    with replacing(path) as beside:
+        beside.write_bytes(proto.SerializeToString(deterministic=True))
+    opset = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
+    tools = {name: version(name) for name in ("torch", "onnx", "onnxscript")}
+    return OnnxArtifact(path, sha256_of(path), path.stat().st_size, opset, precision, target, model.inputs, model.outputs, tools)  # fmt: skip # noqa: E501
+
+
+def _float_proto(model: Model, opset: int) -> ModelProto:
+    names: dict[str, Any] = {
+        "input_names": [spec.name for spec in model.inputs],
+        "output_names": [spec.name for spec in model.outputs],
+    }
+    try:
+        with quiet():
+            program = torch.onnx.export(model.export(), dynamo=True, opset_version=opset, verbose=False, **names)
+    except Exception as fault:
+        raise ToolFailed(f"the ONNX exporter failed: {str(fault).splitlines()[0]}") from fault
+    if program is None:
+        raise ToolFailed("the ONNX exporter gave no program")
+    return clean(program.model_proto, model.inputs, model.outputs)
+
+
+def _calibrated(model: Model, calibration: Tensor | None) -> Quantization | None:
+    if calibration is None:
+        return model.quantization
+    given = model.quantization or Quantization("int8", "minmax", ())
+    return replace(given, calibration=(calibration,))
+
+
+def _in_precision(
+    proto: ModelProto, precision: Precision, target: Target, quantization: Quantization | None
+) -> ModelProto:
+    if precision == "fp32":
+        return proto
+    if precision == "fp16":
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of every weight too small for fp16, which parity judges
+            half: ModelProto = convert_float_to_float16(onnx.shape_inference.infer_shapes(proto), keep_io_types=True)
+        return _sorted(half)
+    if quantization is None:
+        raise BadInput("int8 needs calibration: put the model through Quantize first, or give calibration=examples")
+    from .int8 import to_int8
+
+    return to_int8(proto, quantization, target)
+
+
+def _sorted(proto: ModelProto) -> ModelProto:
+    """Put nodes in the order of their dependencies: the fp16 converter appends its casts at the end."""
+    graph = onnx_ir.from_proto(proto)
+    TopologicalSortPass()(graph)
+    made: ModelProto = onnx_ir.to_proto(graph)
+    del made.graph.value_info[:]
+    return made

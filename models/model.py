@@ -1,0 +1,224 @@
+"""The value that every compression pass takes and gives: a captured graph with typed inputs and outputs."""
+
+from __future__ import annotations
+
+import io
+import json
+import traceback
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
+
+from .errors import BadInput
+from .files import replacing
+from .graph import copy_graph, set_training
+from .quiet import quiet
+
+_META = "shipworthy.json"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, dtype and shape of an input or output; a dimension given by name may vary."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Quantization:
+    """A request for integers: the scheme, and the examples `(count, ...)` that calibrate it."""
+
+    scheme: str
+    method: str
+    calibration: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A captured model.
+
+    Attributes:
+        module: the `torch.export` graph, callable and trainable; kept in evaluation mode between passes.
+        inputs: what goes in, in order.
+        outputs: what comes out, in order.
+        example_inputs: one small batch that runs.
+        dynamic_batch: whether dimension 0 of every input may vary.
+        source: where the model came from.
+        quantization: set by the quantize pass, carried out by the exporter.
+    """
+
+    module: GraphModule
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    example_inputs: tuple[Tensor, ...]
+    dynamic_batch: bool
+    source: str = ""
+    quantization: Quantization | None = None
+
+    def copy(self) -> Model:
+        """Return a model whose graph and weights can be changed without touching this one."""
+        return replace(self, module=copy_graph(self.module))
+
+    def export(self) -> ExportedProgram:
+        """Capture the present graph anew, in evaluation mode, with fresh shapes."""
+        set_training(self.module, False)
+        return _export(self.module, self.example_inputs, self.dynamic_batch)
+
+
+def capture(
+    module: nn.Module, example_inputs: tuple[Tensor, ...], dynamic_batch: bool = True, source: str = ""
+) -> Model:
+    """Capture a module as a graph of ATen operators.
+
+    The module is captured in evaluation mode; training flags are switched in the graph when a pass trains. Its own
+    mode and weights stay as they are: the graph has copies.
+
+    Args:
+        module: any module that `torch.export` takes.
+        example_inputs: positional inputs, batch first.
+        dynamic_batch: let dimension 0 of every input vary.
+        source: where the model came from, for reports.
+
+    Raises:
+        BadInput: the module cannot be captured; the message names the line of its code.
+    """
+    if not isinstance(example_inputs, tuple) or not all(isinstance(x, Tensor) for x in example_inputs):
+        raise BadInput(f"example_inputs must be a tuple of tensors, got {type(example_inputs).__name__}")
+    examples = tuple(_at_least_two(x) if dynamic_batch else x for x in example_inputs)
+    modes = {name: part.training for name, part in module.named_modules()}
+    module.eval()
+    try:
+        program = _export(module, examples, dynamic_batch)
+        graph = copy_graph(program.module(check_guards=False))
+    finally:
+        for name, part in module.named_modules():
+            part.training = modes[name]
+    if dynamic_batch:
+        _check_batch(graph, examples, source)
+    return _model(graph, program, examples, dynamic_batch, source)
+
+
+def save_pt2(model: Model, path: str | Path) -> None:
+    """Write the model as a `.pt2` file that needs none of its Python classes."""
+    meta = {"schema": 1, "dynamic_batch": model.dynamic_batch, "source": model.source}
+    with replacing(Path(path)) as beside, quiet():
+        torch.export.save(model.export(), beside, extra_files={_META: json.dumps(meta)})
+
+
+def load_pt2(path: str | Path) -> Model:
+    """Read a `.pt2` file, ours or another's.
+
+    Raises:
+        BadInput: the file is missing or is no exported program.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    if not zipfile.is_zipfile(path):
+        raise BadInput(f"{path}: not a .pt2 file, or cut off; write it with torch.export.save")
+    extra = {_META: ""}
+    try:
+        with quiet():
+            program = torch.export.load(io.BytesIO(path.read_bytes()), extra_files=extra)
+    except Exception as fault:
+        raise BadInput(f"{path}: torch.export cannot read it ({_first_line(fault)})") from fault
+    meta = json.loads(extra[_META]) if extra[_META] else {}
+    if program.example_inputs is None:
+        raise BadInput(f"{path}: holds no example inputs; save it with torch.export.save of a fresh export")
+    examples = tuple(program.example_inputs[0])
+    dynamic = bool(meta.get("dynamic_batch", _batch_varies(program)))
+    graph = program.module(check_guards=False)
+    return _model(graph, program, examples, dynamic, str(meta.get("source") or path.name))
+
+
+def _model(
+    graph: GraphModule, program: ExportedProgram, examples: tuple[Tensor, ...], dynamic: bool, source: str
+) -> Model:
+    set_training(graph, False)
+    names = program.graph_signature.user_inputs
+    inputs = tuple(_spec(str(name), x, dynamic) for name, x in zip(names, examples, strict=True))
+    with torch.no_grad():
+        results = _flat(graph(*examples))
+    label = (lambda i: "output") if len(results) == 1 else (lambda i: f"output_{i}")
+    outputs = tuple(_spec(label(i), y, dynamic) for i, y in enumerate(results))
+    return Model(graph, inputs, outputs, examples, dynamic, source)
+
+
+def _spec(name: str, x: Tensor, dynamic: bool) -> TensorSpec:
+    shape: tuple[int | str, ...] = tuple(x.shape)
+    if dynamic and shape:
+        shape = ("batch", *shape[1:])
+    return TensorSpec(name, str(x.dtype).removeprefix("torch."), shape)
+
+
+def _flat(results: Any) -> Sequence[Tensor]:
+    found = [x for x in torch.utils._pytree.tree_leaves(results) if isinstance(x, Tensor)]
+    if not found:
+        raise BadInput("the model returns no tensor")
+    return found
+
+
+def _at_least_two(x: Tensor) -> Tensor:
+    """A batch of one is captured as a constant, so one example is shown twice."""
+    return torch.cat([x, x]) if x.ndim and x.shape[0] == 1 else x
+
+
+def _export(module: nn.Module, examples: tuple[Tensor, ...], dynamic_batch: bool) -> ExportedProgram:
+    shapes = tuple({0: Dim.AUTO} if dynamic_batch and x.ndim else None for x in examples)
+    try:
+        with quiet():
+            return torch.export.export(module, examples, dynamic_shapes=shapes)
+    except Exception as fault:
+        raise BadInput(_explain(fault)) from fault
+
+
+def _explain(fault: Exception) -> str:
+    """Name the deepest line of the user's own code on the way to a capture error."""
+    torch_root, own = str(Path(torch.__file__).parent), __file__
+    frames = traceback.extract_tb(fault.__traceback__)
+    ours = [f for f in frames if not f.filename.startswith((torch_root, own, "<"))]
+    # The frames before the export call are the caller's, not the model's.
+    below = [f for f in ours if frames.index(f) > max((i for i, g in enumerate(frames) if g.filename == own), default=0)]
+    where = f" at {below[-1].filename}:{below[-1].lineno}: `{below[-1].line}`" if below else ""
+    return (
+        f"torch.export cannot capture the model{where}: {type(fault).__name__}: {_first_line(fault)}; "
+        "rewrite that line without data-dependent Python (torch.where, torch.cond), or give a .pt2 file"
+    )
+
+
+def _first_line(fault: BaseException) -> str:
+    return next((line.strip() for line in str(fault).splitlines() if line.strip()), type(fault).__name__)
+
+
+def _batch_varies(program: ExportedProgram) -> bool:
+    names = set(program.graph_signature.user_inputs)
+    values = [n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in names]
+    return all(isinstance(v.shape[0], torch.SymInt) for v in values if isinstance(v, Tensor) and v.ndim)
+
+
+def _check_batch(graph: GraphModule, examples: tuple[Tensor, ...], source: str) -> None:
+    """Run one more example than was captured: a batch size fixed by the model's code shows itself at once."""
+    larger = tuple(torch.cat([x, x[:1]]) if x.ndim else x for x in examples)
+    try:
+        with torch.no_grad():
+            results = _flat(graph(*larger))
+        fits = all(y.ndim and y.shape[0] == larger[0].shape[0] for y in results)
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise BadInput(
+            f"{source or 'the model'}: its code fixes the batch size at {examples[0].shape[0]}; "
+            "derive sizes from x.shape[0], or capture with dynamic_batch=False"
+        )
+
+
+__all__ = ["Model", "Quantization", "TensorSpec", "capture", "load_pt2", "save_pt2"]

@@ -1,0 +1,79 @@
+"""Count what a model costs: parameters, multiply-accumulates and activations, operator by operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import Interpreter, Node
+from torch.utils.flop_counter import FlopCounterMode
+
+from .graph import module_path
+from .model import Model, TensorSpec
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One operator that has parameters or costs multiply-accumulates (per example)."""
+
+    name: str
+    kind: str
+    output_shape: tuple[int | str, ...]
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `inspect` shows. MACs are per example, counted by torch's own FLOP counter (two FLOPs a MAC)."""
+
+    source: str
+    params: int
+    macs: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    layers: tuple[LayerRow, ...]
+
+
+class _Counter(Interpreter):
+    """Run the graph on fake tensors and note each operator's cost."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model.module)
+        self.batch = model.example_inputs[0].shape[0] if model.dynamic_batch else 1
+        self.dynamic = model.dynamic_batch
+        self.layers: list[LayerRow] = []
+
+    def run_node(self, n: Node) -> Any:
+        """Count one node."""
+        if n.op != "call_function":
+            return super().run_node(n)
+        with FlopCounterMode(display=False) as counter:
+            result = super().run_node(n)
+        macs = counter.get_total_flops() // 2 // self.batch
+        params = sum(self._own_params(source) for source in n.all_input_nodes)
+        if (macs or params) and isinstance(result, Tensor):
+            kind = str(n.target).removeprefix("aten.").partition(".")[0]
+            shape: tuple[int | str, ...] = tuple(result.shape)
+            shape = ("batch", *shape[1:]) if self.dynamic else shape
+            self.layers.append(LayerRow(module_path(n) or n.name, kind, shape, params, macs))
+        return result
+
+    def _own_params(self, node: Node) -> int:
+        if node.op != "get_attr":
+            return 0
+        value = self.fetch_attr(str(node.target))
+        return value.numel() if isinstance(value, torch.nn.Parameter) else 0
+
+
+def summarize(model: Model) -> Summary:
+    """Count a model's parameters and MACs without computing anything."""
+    counter = _Counter(model)
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        counter.run(*(fake.from_tensor(x) for x in model.example_inputs))
+    params = sum(p.numel() for p in model.module.parameters())
+    macs = sum(layer.macs for layer in counter.layers)
+    return Summary(model.source, params, macs, model.inputs, model.outputs, tuple(counter.layers))

@@ -1,0 +1,203 @@
+"""`inspect`, `export`, `engine` and `parity`: one stage of a build on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..models.errors import BadInput
+from .cli_output import Answer, Debug, Input, Json, Weights, check_file, columns, command, numbers
+
+if TYPE_CHECKING:
+    from ..models.model import Model, TensorSpec
+
+
+class Precision(StrEnum):
+    """Number formats that an ONNX file can hold."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+class Target(StrEnum):
+    """Families that an int8 file is written for."""
+
+    CPU = "cpu"
+    TENSORRT = "tensorrt"
+
+
+class Flavour(StrEnum):
+    """The two kinds of TensorRT."""
+
+    RTX = "rtx"
+    TENSORRT = "tensorrt"
+
+
+Source = Annotated[
+    str, typer.Argument(metavar="MODEL", help="reference:NAME, torchvision:NAME, file.py:factory or a .pt2 file.")
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)]
+Opset = Annotated[int, typer.Option(min=18, max=23, help="ONNX operator set.")]
+Data = Annotated[str | None, typer.Option("--data", help="Data that calibrates int8.")]
+Calibration = Annotated[int, typer.Option(min=1, help="Training examples that calibrate int8.")]
+OnnxFile = Annotated[Path, typer.Argument(metavar="ONNX", help="An ONNX file.", show_default=False)]
+Samples = Annotated[Path | None, typer.Option(help="Inputs by name in an .npz file; random ones by default.")]
+
+
+@command
+def inspect(
+    source: Source, weights: Weights = None, input: Input = None, as_json: Json = False, debug: Debug = False
+) -> Answer:
+    """Show a model's parameters, MACs, layers, inputs and outputs."""
+    model = _load(source, weights, input)
+    from ..models.summary import summarize
+    from .report_numbers import count
+
+    found = summarize(model)
+    head = [
+        f"model   {found.source}",
+        f"params  {count(found.params)} ({found.params:,})",
+        f"MACs    {count(found.macs)} an example",
+        *(f"input   {_spec(spec)}" for spec in found.inputs),
+        *(f"output  {_spec(spec)}" for spec in found.outputs),
+    ]
+    rows = [(row.name, row.kind, _shape(row.output_shape), f"{row.params:,}", f"{row.macs:,}") for row in found.layers]
+    table = columns([("layer", "kind", "output", "params", "MACs"), *rows], frozenset((3, 4)))
+    return Answer("\n".join(head) + "\n\n" + table, found)
+
+
+@command
+def export(  # noqa: PLR0913 (the parameters of a command are its options)
+    source: Source,
+    output: Output,
+    precision: Annotated[Precision, typer.Option(help="int8 needs --data.")] = Precision.FP32,
+    target: Annotated[Target, typer.Option(help="What an int8 file is for.")] = Target.CPU,
+    opset: Opset = 20,
+    data: Data = None,
+    calibration: Calibration = 512,
+    weights: Weights = None,
+    input: Input = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> Answer:
+    """Write a model as a typed ONNX file."""
+    if precision is Precision.INT8 and data is None:
+        raise BadInput("--precision int8 needs examples to calibrate with; add --data SOURCE")
+    from .cli_progress import showing
+
+    with showing() as progress:
+        progress.stage("load")
+        model = _load(source, weights, input)
+        if precision is Precision.INT8:
+            progress.stage("calibrate")
+            model = _quantized(model, str(data), calibration)
+        progress.stage("export")
+        from ..export.onnx_file import to_onnx
+
+        made = to_onnx(model, output, precision=precision.value, target=target.value, opset=opset)
+    lines = [
+        _written(made),
+        f"opset   {made.opset}, {made.precision} for {made.target}",
+        *(f"input   {_spec(spec)}" for spec in made.inputs),
+        *(f"output  {_spec(spec)}" for spec in made.outputs),
+    ]
+    return Answer("\n".join(lines), made)
+
+
+@command
+def engine(
+    onnx: OnnxFile,
+    output: Output,
+    flavour: Annotated[Flavour, typer.Option(help="TensorRT for RTX, or TensorRT.")] = Flavour.RTX,
+    batches: Annotated[str, typer.Option(help="Smallest, usual and largest batch.")] = "1,1,32",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> Answer:
+    """Build a TensorRT engine of an ONNX file."""
+    sizes = numbers(batches, "--batches", "1,1,32") or ()
+    if len(sizes) != 3 or list(sizes) != sorted(sizes):
+        raise BadInput(f"--batches: got {batches}, wanted three numbers that do not fall, such as 1,1,32")
+    check_file(onnx, "an ONNX file")
+    from ..export.engine import to_engine
+    from .cli_progress import showing
+
+    with showing() as progress:
+        progress.stage("build engine")
+        made = to_engine(onnx, output, flavour=flavour.value, batches=(sizes[0], sizes[1], sizes[2]))
+    return Answer(_written(made), made)
+
+
+@command
+def parity(
+    reference: Annotated[str, typer.Argument(help="An ONNX file or a model source.", show_default=False)],
+    candidate: Annotated[Path, typer.Argument(help="The ONNX file to check.", show_default=False)],
+    samples: Samples = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> Answer:
+    """Compare the outputs of two files, or of a model and a file; exit code 1 when they differ too much."""
+    check_file(candidate, "an ONNX file")
+    if samples:
+        check_file(samples, "an .npz file of inputs")
+    from ..export.parity import parity as compare_outputs
+
+    truth: Any = check_file(Path(reference), "an ONNX file") if reference.endswith(".onnx") else _load(reference)
+    found = compare_outputs(truth, candidate, samples=_samples(samples))
+    head = ("output", "max abs", "relative", "cosine", "top-1 agreement", "tolerance", "verdict")
+    rows = [
+        (o.name, f"{o.max_abs:.3g}", f"{o.relative:.3g}", f"{o.cosine:.6f}", _share(o.top1_agreement),
+         f"{o.tolerance:.3g}", "passed" if o.passed else "BREACHED")
+        for o in found.outputs
+    ]  # fmt: skip
+    end = "parity: passed" if found.passed else "parity: BREACHED"
+    return Answer(columns([head, *rows]) + f"\n\n{end}", found, 0 if found.passed else 1)
+
+
+def _load(source: str, weights: Path | None = None, shape: str | None = None) -> Model:
+    example = numbers(shape, "--input", "3,224,224")
+    from ..models.sources import load
+
+    return load(source, weights=weights, input_shape=example)
+
+
+def _quantized(model: Model, source: str, examples: int) -> Model:
+    from ..compress.quantize import Quantize
+    from ..models.data import open_data
+
+    return Quantize(calibration=examples)(model, data=open_data(source)).model
+
+
+def _samples(path: Path | None) -> Any:
+    """Read named inputs; pickled arrays are refused."""
+    if path is None:
+        return None
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            return {name: held[name] for name in held.files}
+    except (ValueError, OSError, EOFError, AttributeError, TypeError) as fault:
+        raise BadInput(f"{path}: not an .npz file of plain arrays ({fault}); write it with numpy.savez") from fault
+
+
+def _written(made: Any) -> str:
+    from .report_numbers import size
+
+    return f"wrote   {made.path} ({size(made.bytes)})\nsha256  {made.sha256}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"
+
+
+def _spec(spec: TensorSpec) -> str:
+    return f"{spec.name}: {spec.dtype} {_shape(spec.shape)}"
+
+
+def _shape(shape: Sequence[int | str]) -> str:
+    return f"[{', '.join(map(str, shape))}]"

@@ -1,0 +1,164 @@
+"""What a recipe's parts must be to each other and to the disk; torch-free, so faults come at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..profile.goals import Goal
+from .recipe_faults import Key, show, suggest
+from .recipe_metrics import METRICS, Runtime
+from .recipe_parts import DataPart, ExportPart, GoalPart, ModelPart, ProfilePart, Step
+
+Say = Callable[..., None]
+"""`say(key, message, at_key=False)` notes a fault."""
+
+REFERENCES = ("fashion-resnet20",)
+DATA_SETS = ("fashion-mnist",)
+SOURCES = ("reference", "torchvision")
+LATER_SOURCES = ("timm", "transformers")
+_FORMS = "`reference:NAME`, `torchvision:NAME`, `path/to/file.py:factory` or a `.pt2` file"
+
+
+def absolute(text: str, folder: Path) -> str:
+    """Return a path of the recipe as an absolute one; relative paths start at the recipe's folder."""
+    return str((folder / Path(text).expanduser()).resolve())
+
+
+def model_source(source: str, folder: Path, say: Say) -> str:
+    """Check the form of a model source; return it with its file, if it has one, made absolute."""
+    key: Key = ("model", "source")
+    if code := _python(source):
+        return _code_file(code, folder, key, "factory", say)
+    name, colon, rest = source.partition(":")
+    if source.endswith(".pt2"):
+        return _file(source, folder, key, "a .pt2 file", say)
+    if colon and name in LATER_SOURCES:
+        say(key, f"got {show(source)}: `{name}:` sources are planned and not there yet; save the model as .pt2")
+    elif colon and name not in SOURCES:
+        say(key, f"got {show(source)}, wanted {_FORMS}; {suggest(name, SOURCES)}")
+    elif name == "reference" and rest not in REFERENCES:
+        say(key, f"got {show(source)}, no such reference model; {suggest(rest, REFERENCES)}")
+    elif not colon or (name == "torchvision" and not rest.isidentifier()):
+        near = suggest(source, REFERENCES)
+        say(key, f"got {show(source)}, wanted {_FORMS}{'; ' + near if 'mean' in near else ''}")
+    return source
+
+
+def data_source(source: str, folder: Path, say: Say) -> str:
+    """Check the form of a data source; return it with its file or folder, if it has one, made absolute."""
+    key: Key = ("data", "source")
+    if source in DATA_SETS:
+        return source
+    if code := _python(source):
+        return _code_file(code, folder, key, "function", say)
+    place = absolute(source, folder)
+    if not Path(place).is_dir():
+        near = suggest(source, DATA_SETS)
+        hint = near if "mean" in near else "give `fashion-mnist`, a folder of images per class, or `file.py:function`"
+        say(key, f"got {show(source)}, and there is no folder {place}; {hint}")
+    return place
+
+
+def _python(source: str) -> re.Match[str] | None:
+    return re.fullmatch(r"(.+\.py)(?::(.*))?", source)
+
+
+def _code_file(code: re.Match[str], folder: Path, key: Key, what: str, say: Say) -> str:
+    file, name = code[1], code[2] or ""
+    if not name.isidentifier():
+        say(key, f"got {show(code[0])}, wanted the {what}'s name after the file: `{file}:NAME`")
+    return f"{_file(file, folder, key, 'a Python file', say)}:{name}"
+
+
+def _file(text: str, folder: Path, key: Key, what: str, say: Say) -> str:
+    place = absolute(text, folder)
+    if not Path(place).is_file():
+        say(key, f"no such file: {place}; wanted {what} (paths start at the recipe's folder)")
+    return place
+
+
+def model_part(part: ModelPart, folder: Path, say: Say) -> ModelPart:
+    """Check the model's files; return the part with absolute paths."""
+    weights = part.weights and _file(part.weights, folder, ("model", "weights"), "a state-dict file", say)
+    return ModelPart(model_source(part.source, folder, say), weights, part.input, part.classes)
+
+
+def data_part(part: DataPart, folder: Path, say: Say) -> DataPart:
+    """Check the data's files; return the part with absolute paths."""
+    root = part.root and absolute(part.root, folder)
+    if root and not Path(root).is_dir():
+        say(("data", "root"), f"no such folder: {root}; give the one that holds the data files, or leave `root` out")
+    return DataPart(data_source(part.source, folder, say), root)
+
+
+def check_steps(steps: Sequence[tuple[int, Step]], has_data: bool, say: Say) -> None:
+    """Check that passes have the data they need, and that nothing follows quantization."""
+    quantized = False
+    for index, step in steps:
+        key: Key = ("compress", index, step.name)
+        taylor = step.name == "prune" and getattr(step.settings, "score", "") == "taylor"
+        if not has_data and (taylor or step.name in ("distill", "quantize")):
+            reason = "scores channels on" if taylor else "trains on" if step.name == "distill" else "calibrates on"
+            other = ", or use `score: l2`" if taylor else ""
+            say(key, f"{reason} training data, and the recipe has none; add a `data` section{other}", at_key=True)
+        if quantized:
+            say(key, "comes after `quantize`, which must be the last pass and given once; move it up", at_key=True)
+        quantized = quantized or step.name == "quantize"
+
+
+def check_export(export: ExportPart, quantizes: bool, say: Say) -> None:
+    """Check that the files can be made as asked."""
+    batches = export.onnx.dynamic_batch
+    if batches and batches[0] > batches[1]:
+        message = f"got [{batches[0]}, {batches[1]}], wanted the smallest batch first; swap the two"
+        say(("export", "onnx", "dynamic_batch"), message)
+    if export.tensorrt and export.tensorrt.precision == "int8" and not quantizes:
+        message = "int8 needs a `quantize` pass in `compress`; add `- quantize`, or say fp16"
+        say(("export", "tensorrt", "precision"), message)
+
+
+def check_profile(profile: ProfilePart, export: ExportPart | None, say: Say) -> None:
+    """Check that what is profiled is made, and takes the batch."""
+    for index, runtime in enumerate(profile.runtimes):
+        key: Key = ("profile", "runtimes", index)
+        if runtime in profile.runtimes[:index]:
+            say(key, f"`{runtime}` is given twice; keep one of the two")
+        if runtime == "tensorrt" and export and not export.tensorrt:
+            say(key, "`tensorrt` needs an engine; add `tensorrt: {}` to `export`")
+    batches = export.onnx.dynamic_batch if export else None
+    if batches and not batches[0] <= profile.batch <= max(batches):
+        message = f"got {profile.batch}, outside export.onnx.dynamic_batch [{batches[0]}, {batches[1]}]; widen that"
+        say(("profile", "batch"), message)
+
+
+def make_goal(name: str, part: GoalPart, runtimes: Sequence[Runtime] | None, has_data: bool, say: Say) -> Goal | None:
+    """Check one goal against what its metric is; return None where it is faulty.
+
+    Args:
+        name: a key of `METRICS`.
+        part: the goal as written.
+        runtimes: what is profiled; None when that is itself faulty.
+        has_data: whether the recipe names data.
+        say: notes a fault.
+    """
+    metric, key = METRICS[name], ("goals", name)
+    given = {bound: limit for bound, limit in (("min", part.min), ("max", part.max)) if limit is not None}
+    if list(given) != [metric.bound]:
+        better = "less" if metric.bound == "max" else "more"
+        got = " and ".join(f"`{bound}`" for bound in given) or "no bound"
+        say(key, f"got {got}, wanted `{metric.bound}` alone ({metric.unit}; {better} is better)", at_key=True)
+        return None
+    limit = given[metric.bound]
+    if not metric.low < limit <= metric.high:
+        up_to = f" and at most {metric.high:g}" if metric.high < float("inf") else ""
+        say((*key, metric.bound), f"got {show(limit)}, wanted more than {metric.low:g}{up_to} ({metric.unit})")
+    if metric.needs_data and not has_data:
+        say(key, "is counted on test data, and the recipe has none; add a `data` section", at_key=True)
+    if part.on and not metric.on_runtime:
+        say((*key, "on"), "does not depend on the runtime; leave `on` out", at_key=True)
+    on: Runtime | None = (part.on or "ort-cpu") if metric.on_runtime else None
+    if on and runtimes is not None and on not in runtimes:
+        say((*key, "on"), f"`{on}` is not profiled; add it to profile.runtimes (now: {', '.join(runtimes)})")
+    return Goal(name, part.min, part.max, on)

@@ -1,0 +1,111 @@
+"""The parts of a recipe: frozen plain values. Their types are what pydantic checks a recipe against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, MinLen
+from pydantic import ConfigDict, with_config
+
+from ..compress.distill import Distill
+from ..compress.passes import Pass
+from ..compress.prune import Prune
+from ..compress.quantize import Quantize
+from .recipe_metrics import Runtime
+
+_CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+Positive = Annotated[int, Ge(1)]
+Text = Annotated[str, MinLen(1)]
+
+PASSES: dict[str, type[Pass]] = {"prune": Prune, "distill": Distill, "quantize": Quantize}
+PLANNED = ("transfer", "trim", "sparsify")
+
+
+@with_config(_CLOSED)
+@dataclass(frozen=True)
+class ModelPart:
+    """What is compressed; in a `Recipe`, files are absolute.
+
+    Attributes:
+        source: `reference:NAME`, `torchvision:NAME`, `file.py:factory` or a `.pt2` file.
+        weights: a state-dict file.
+        input: the shape of one example, without the batch.
+        classes: the number of classes, where the source lets one choose.
+    """
+
+    source: Text
+    weights: Text | None = None
+    input: Annotated[tuple[Positive, ...], MinLen(1)] | None = None
+    classes: Positive | None = None
+
+
+@with_config(_CLOSED)
+@dataclass(frozen=True)
+class DataPart:
+    """What it is trained, calibrated and scored on; in a `Recipe`, files are absolute.
+
+    Attributes:
+        source: `fashion-mnist`, a folder with one folder of images per class, or `file.py:function`.
+        root: where the full data set lies.
+    """
+
+    source: Text
+    root: Text | None = None
+
+
+@with_config(_CLOSED)
+@dataclass(frozen=True)
+class OnnxPart:
+    """The ONNX file: its opset, and the batch sizes it takes (null: the one it was captured with)."""
+
+    opset: Annotated[int, Ge(18), Le(23)] = 20
+    dynamic_batch: tuple[Positive, Positive] | None = (1, 32)
+
+
+@with_config(_CLOSED)
+@dataclass(frozen=True)
+class TensorrtPart:
+    """The TensorRT engine; the precision is int8 when the recipe quantizes, else fp16, unless it is given."""
+
+    flavour: Literal["rtx", "tensorrt"] = "rtx"
+    precision: Literal["int8", "fp16"] | None = None
+
+
+@with_config(_CLOSED)
+@dataclass(frozen=True)
+class ExportPart:
+    """Which files are made."""
+
+    onnx: OnnxPart = field(default_factory=OnnxPart)
+    tensorrt: TensorrtPart | None = None
+
+
+@with_config(_CLOSED)
+@dataclass(frozen=True)
+class ProfilePart:
+    """How latency is measured; `budget_seconds` is for each runtime."""
+
+    runtimes: Annotated[tuple[Runtime, ...], MinLen(1)] = ("ort-cpu",)
+    batch: Positive = 1
+    threads: Positive = 1
+    budget_seconds: Annotated[float, Gt(0), Le(3600)] = 20.0
+
+
+@with_config(_CLOSED)
+@dataclass(frozen=True)
+class GoalPart:
+    """A goal as it is written: one of the two bounds, and the runtime it is about."""
+
+    min: float | None = None
+    max: float | None = None
+    on: Runtime | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One compression pass with its settings; calling `settings` applies it."""
+
+    name: str
+    settings: Pass

@@ -1,0 +1,142 @@
+"""What one run found: plain data that becomes `report.json` and feeds every other report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+SCHEMA = 1
+Outcome = Literal["met", "missed", "unclear"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number with its 95 % confidence interval, where one is known."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """The model after one step: `baseline` first, then each pass. Every figure is of that step's own ONNX file."""
+
+    name: str
+    settings: dict[str, Any]
+    params: int
+    macs: int
+    file_bytes: int
+    accuracy: Figure | None
+    latency_p50_ms: Figure | None
+    seconds: float
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ParityRow:
+    """How far a file's outputs are from the outputs of the torch graph it was made from, over `samples` inputs."""
+
+    output: str
+    samples: int
+    max_abs: float
+    relative: float
+    cosine: float
+    top1_agreement: float
+    tolerance: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class ArtifactRow:
+    """One file the run wrote. Accuracies are shares (0 to 1); the drop is in points, against the baseline file."""
+
+    name: str
+    file: str
+    sha256: str
+    bytes: int
+    precision: str
+    target: str
+    parity: list[ParityRow] = field(default_factory=list)
+    accuracy: Figure | None = None
+    macro_recall: Figure | None = None
+    agreement: Figure | None = None
+    accuracy_drop: Figure | None = None
+    ships: bool = False
+    notes: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Percentile:
+    """A latency percentile in milliseconds with its order-statistic interval."""
+
+    q: float
+    ms: float
+    low_ms: float | None
+    high_ms: float | None
+
+
+@dataclass(frozen=True)
+class LatencyRow:
+    """Raw latencies of one file in one runtime; all rows of a run were sampled interleaved."""
+
+    name: str
+    runtime: str
+    samples_ns: list[int]
+    percentiles: list[Percentile]
+    peak_memory_bytes: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """Paired latency ratio baseline / artifact (above 1 is faster) with its interval."""
+
+    baseline: str
+    artifact: str
+    runtime: str
+    speedup: Figure
+    outcome: Literal["faster", "slower", "same", "unclear"]
+    reason: str
+
+
+@dataclass(frozen=True)
+class GoalRow:
+    """One goal of the recipe and what became of it."""
+
+    metric: str
+    bound: str
+    on: str | None
+    outcome: Outcome
+    figure: Figure | None
+    unit: str
+    margin: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything one `build` found. `report.json` is this, with `schema` first."""
+
+    schema: int
+    outcome: Outcome
+    exit_code: int
+    recipe: dict[str, Any]
+    recipe_sha256: str
+    model: dict[str, Any]
+    data: dict[str, Any]
+    steps: list[StepRow]
+    artifacts: list[ArtifactRow]
+    latency: list[LatencyRow]
+    comparisons: list[ComparisonRow]
+    goals: list[GoalRow]
+    environment: dict[str, Any]
+    seconds: dict[str, float]
+    notes: list[str]
+    workdir: str = "."
+
+    def to_json(self) -> str:
+        """Return the record as JSON text."""
+        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"

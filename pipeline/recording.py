@@ -1,0 +1,219 @@
+"""Put what a build found into its record: plain data, for people and programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..models.data import Dataset
+from ..profile.environment import environment
+from ..profile.goals import GoalVerdict, Reading, Verdict
+from .judging import Evidence, quality
+from .measuring import Measured
+from .recipe import Recipe
+from .record import (
+    SCHEMA,
+    ArtifactRow,
+    ComparisonRow,
+    Figure,
+    GoalRow,
+    LatencyRow,
+    ParityRow,
+    Percentile,
+    RunRecord,
+    StepRow,
+)
+from .stages import Exported
+from .store import Stage, Store
+
+if TYPE_CHECKING:
+    from .build import Taken
+
+_INNER = ("params_before", "params_after", "macs_before", "macs_after", "seconds", "quantization")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that one build found."""
+
+    recipe: Recipe
+    data: Dataset | None
+    steps: list[Taken]
+    evidence: Evidence
+    engine: Stage | None
+    verdict: Verdict
+
+
+def make_record(findings: Findings, store: Store, total_s: float) -> RunRecord:
+    """Return the record; `total_s` is the whole run's time."""
+    recipe, data, evidence = findings.recipe, findings.data, findings.evidence
+    first = findings.steps[0].model.facts["specs"]
+    return RunRecord(
+        schema=SCHEMA,
+        outcome=findings.verdict.outcome.value,
+        exit_code=findings.verdict.exit_code,
+        recipe=recipe.to_dict(),
+        recipe_sha256=recipe.sha256,
+        model={k: first[k] for k in ("source", "params", "macs", "inputs", "outputs")},
+        data=_data(data),
+        steps=[_step(taken, evidence) for taken in findings.steps],
+        artifacts=_artifacts(findings),
+        latency=[row for m in evidence.measured.values() for row in _latency(m)],
+        comparisons=[row for m in evidence.measured.values() if (row := _comparison(m, evidence))],
+        goals=[_goal(one) for one in findings.verdict.goals],
+        environment=environment(),
+        seconds={**store.seconds, "bookkeeping": store.bookkeeping_s, "total": total_s},
+        notes=_notes(findings),
+    )
+
+
+def _data(data: Dataset | None) -> dict[str, Any]:
+    if data is None:
+        return {}
+    return {
+        "source": data.name,
+        "classes": list(data.classes),
+        "train_examples": len(data.train),
+        "test_examples": len(data.test),
+        "preprocessing": data.preprocessing.to_dict(),
+        "fingerprint": data.fingerprint,
+        **data.facts,
+    }
+
+
+def _step(taken: Taken, evidence: Evidence) -> StepRow:
+    facts, file = taken.model.facts, taken.exported
+    latency = next((m.latency[file.step] for m in evidence.measured.values() if file.step in m.latency), None)
+    return StepRow(
+        name=taken.label,
+        settings=_settings(taken),
+        params=facts.get("params_after", facts.get("params")),
+        macs=facts.get("macs_after", facts.get("macs")),
+        file_bytes=file.file.facts["bytes"],
+        accuracy=_share(file, "accuracy"),
+        latency_p50_ms=_p50(latency.percentiles()[0]) if latency else None,
+        seconds=taken.model.seconds,
+        facts={k: v for k, v in facts.items() if k not in _INNER and k != "specs"},
+    )
+
+
+def _settings(taken: Taken) -> dict[str, Any]:
+    if taken.step is None:
+        return {}
+    import dataclasses
+
+    plain: dict[str, Any] = dataclasses.asdict(taken.step.settings)  # type: ignore[call-overload]  # a dataclass
+    return plain
+
+
+def _p50(found: Any) -> Figure:
+    return Figure(found.ms, found.low_ms, found.high_ms)
+
+
+def _share(file: Exported, metric: str) -> Figure | None:
+    found = file.checked.facts.get(metric)
+    return Figure(**found) if found else None
+
+
+def _artifacts(findings: Findings) -> list[ArtifactRow]:
+    evidence = findings.evidence
+    rows = [_artifact("baseline", "baseline.onnx", evidence.baseline, evidence, ships=False)]
+    for target, file in evidence.shipped.items():
+        name = "model.onnx" if target == "cpu" else f"model.{target}.onnx"
+        rows.append(_artifact(name.removesuffix(".onnx"), name, file, evidence, ships=True))
+    if findings.engine:
+        rows.append(_engine(findings.engine, evidence.shipped["tensorrt"]))
+    return rows
+
+
+def _artifact(name: str, file_name: str, file: Exported, evidence: Evidence, *, ships: bool) -> ArtifactRow:
+    facts, scored = file.file.facts, ships and "accuracy" in file.checked.facts
+    drop = quality("accuracy_drop", evidence, file) if scored else None
+    same = quality("agreement", evidence, file) if scored else None
+    return ArtifactRow(
+        name=name,
+        file=file_name,
+        sha256=facts["sha256"],
+        bytes=facts["bytes"],
+        precision=facts["precision"],
+        target=facts["target"],
+        parity=[_parity(row) for row in file.checked.facts["parity"]],
+        accuracy=_share(file, "accuracy"),
+        macro_recall=_share(file, "macro_recall"),
+        agreement=_figure(same, 0.01) if same else None,
+        accuracy_drop=_figure(drop) if drop else None,
+        ships=ships,
+        details={"opset": facts["opset"], "tools": facts["tools"]},
+    )
+
+
+def _parity(row: dict[str, Any]) -> ParityRow:
+    return ParityRow(output=row["name"], **{k: v for k, v in row.items() if k != "name"})
+
+
+def _engine(engine: Stage, source: Exported) -> ArtifactRow:
+    manifest = engine.facts["manifest"]
+    return ArtifactRow(
+        name="model.engine",
+        file="model.engine",
+        sha256=engine.facts["sha256"],
+        bytes=engine.facts["bytes"],
+        precision=source.file.facts["precision"],
+        target=f"TensorRT {manifest['flavour']} {manifest['version']}",
+        ships=True,
+        notes=["built, not run: an engine runs only on an NVIDIA GPU; scores are those of model.tensorrt.onnx"],
+        details=manifest,
+    )
+
+
+def _latency(measured: Measured) -> list[LatencyRow]:
+    return [
+        LatencyRow(
+            name=step,
+            runtime=measured.runtime,
+            samples_ns=list(m.samples_ns),
+            percentiles=[Percentile(p.q, p.ms, p.low_ms, p.high_ms) for p in m.percentiles()],
+            peak_memory_bytes=measured.memory[step].peak_bytes if step in measured.memory else None,
+            notes=list(m.notes),
+        )
+        for step, m in measured.latency.items()
+    ]
+
+
+def _comparison(measured: Measured, evidence: Evidence) -> ComparisonRow | None:
+    baseline, artifact = evidence.baseline.step, evidence.artifact.step
+    found = measured.comparison(baseline, artifact)
+    if found is None:
+        return None
+    figure = Figure(found.ratio, found.low, found.high)
+    return ComparisonRow(baseline, artifact, measured.runtime, figure, found.outcome, found.reason)
+
+
+def _goal(verdict: GoalVerdict) -> GoalRow:
+    goal, reading = verdict.goal, verdict.reading
+    return GoalRow(
+        metric=goal.metric,
+        bound=goal.bound,
+        on=goal.on,
+        outcome=verdict.outcome.value,
+        figure=_figure(reading) if reading.value is not None else None,
+        unit=reading.unit,
+        margin=verdict.margin,
+        reason=verdict.reason,
+    )
+
+
+def _figure(reading: Reading, factor: float = 1.0) -> Figure:
+    low, value, high = (None if x is None else x * factor for x in (reading.low, reading.value, reading.high))
+    return Figure(value if value is not None else float("nan"), low, high)
+
+
+def _notes(findings: Findings) -> list[str]:
+    absent = [f"{m.runtime}: not measured: {m.absent}" for m in findings.evidence.measured.values() if m.absent]
+    disturbed = {f"{m.runtime}: {note}" for m in findings.evidence.measured.values() for one in m.latency.values() for note in one.notes}  # fmt: skip # noqa: E501
+    broken = [
+        f"{taken.label}: its ONNX file differs from the graph by more than its tolerance"
+        for taken in findings.steps
+        if not all(row["passed"] for row in taken.exported.checked.facts["parity"])
+    ]
+    return [*broken, *absent, *sorted(disturbed), findings.verdict.reason]

@@ -1,0 +1,214 @@
+"""Measure the latency of runners, one or several interleaved."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .environment import cpu_ticks, environment, steal_share
+from .errors import BadPlan
+from .plan import Plan
+from .runners import Inputs, Runner, Target, open_runner
+from .sampling import Report, Sampled, Turn, collector_off, sample
+from .stats import Estimate, percentile
+from .stopping import BUDGET, CAP, Rule, sampling_done, warmup_done
+
+SCHEMA = 1
+QUANTILES = (50.0, 90.0, 99.0)
+_STEAL_NOTED = 0.01
+
+
+@dataclass(frozen=True)
+class Percentile:
+    """A percentile in milliseconds with its 95 % interval; `q` is 50, 90 or 99."""
+
+    q: float
+    ms: float
+    low_ms: float | None
+    high_ms: float | None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Raw latencies of one runner and how they were taken; everything else is derived.
+
+    Attributes:
+        samples_ns: one per round, in order, none dropped.
+        inputs: "random" or "given".
+        stop_reason: "precision", "budget" or "max_rounds".
+        notes: what a reader should know, such as warm-up that did not settle.
+        details: of the runner: providers, versions, what a sample includes.
+        group: equal for measurements taken interleaved, whose samples are paired by round.
+    """
+
+    name: str
+    runtime: str
+    file: str | None
+    sha256: str | None
+    plan: Plan
+    environment: dict[str, Any]
+    samples_ns: tuple[int, ...]
+    warmup_rounds: int
+    inputs: str
+    stop_reason: str
+    notes: tuple[str, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+    group: str = ""
+
+    def percentiles(self) -> tuple[Percentile, ...]:
+        """Return those of p50, p90 and p99 that the samples are enough for."""
+        found = ((q, percentile(self.samples_ns, q)) for q in QUANTILES)
+        return tuple(_in_ms(q, estimate) for q, estimate in found if estimate is not None)
+
+    @property
+    def p50_ms(self) -> float:
+        """The median in milliseconds."""
+        return self.percentiles()[0].ms
+
+    @property
+    def p90_ms(self) -> float | None:
+        """The 90th percentile in milliseconds, None below 64 samples."""
+        return next((one.ms for one in self.percentiles() if one.q == 90), None)
+
+    @property
+    def p99_ms(self) -> float | None:
+        """The 99th percentile in milliseconds, None below 662 samples."""
+        return next((one.ms for one in self.percentiles() if one.q == 99), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON, with the schema version and the percentiles."""
+        return {
+            "schema": SCHEMA,
+            **asdict(self),
+            "samples_ns": list(self.samples_ns),
+            "notes": list(self.notes),
+            "percentiles": [asdict(one) for one in self.percentiles()],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Measurement:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            BadPlan: another schema version, or entries that are missing or unknown.
+        """
+        if data.get("schema") != SCHEMA:
+            raise BadPlan(f"measurement: got schema {data.get('schema')!r}, wanted {SCHEMA}; measure again")
+        entries = {key: value for key, value in data.items() if key not in ("schema", "percentiles")}
+        try:
+            lists = {key: tuple(entries[key]) for key in ("samples_ns", "notes")}
+            return cls(**(entries | lists | {"plan": Plan(**entries["plan"])}))
+        except (KeyError, TypeError) as fault:
+            raise BadPlan(f"measurement: it is not what to_dict writes ({fault}); measure again") from fault
+
+
+def measure(
+    target: Target, runtime: str = "ort-cpu", plan: Plan | None = None, inputs: Inputs | None = None
+) -> Measurement:
+    """Measure the latency of one target.
+
+    Args:
+        target: a path to an ONNX file, a callable, or a torch module in evaluation mode.
+        runtime: a key of `runners.RUNTIMES`.
+        plan: how; `Plan()` if None.
+        inputs: see `open_runner`.
+
+    Raises:
+        RuntimeAbsent: the runtime or its device is not there.
+        BadPlan: the target or its inputs cannot be measured.
+        ProfileError: an inference failed.
+    """
+    plan = plan or Plan()
+    with open_runner(target, runtime, plan, inputs) as runner:
+        return interleave((runner,), plan)[0]
+
+
+def interleave(
+    runners: Sequence[Runner],
+    plan: Plan,
+    report: Report | None = None,
+    *,
+    rule: Rule = sampling_done,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> tuple[Measurement, ...]:
+    """Sample runners in turn, round by round, so that their samples are paired.
+
+    Whatever disturbs the machine then disturbs all of them alike, and ratios by round stay true where the times
+    themselves drift. Warm-up comes first, in the same order; the garbage collector is off while sampling.
+
+    Args:
+        runners: open, at least one, all opened with this plan.
+        plan: bounds of warm-up and sampling.
+        report: called between rounds with the share done and a text, for a progress bar.
+        rule: when sampling may end; by default `sampling_done`. `plan.max_rounds` always holds.
+        clock: nanoseconds.
+
+    Returns:
+        One measurement per runner, in order.
+
+    Raises:
+        BadPlan: no runners, or one opened with another plan.
+        ProfileError: an inference failed.
+    """
+    _check(runners, plan)
+    where = environment()
+    turns = [Turn(runner.name, runner.run) for runner in runners]
+    with collector_off():
+        warm = sample(turns, plan, warmup_done, clock)
+        before = cpu_ticks()
+        seen = sample(turns, plan, rule, clock, report)
+    notes = _notes(warm, seen, plan, where, _steal(before))
+    group = secrets.token_hex(8)
+    return tuple(
+        Measurement(
+            name=runner.name,
+            runtime=runner.runtime,
+            file=runner.file,
+            sha256=runner.sha256,
+            plan=plan,
+            environment=where,
+            samples_ns=tuple(series),
+            warmup_rounds=len(warm.series[0]),
+            inputs=runner.inputs,
+            stop_reason=seen.reason,
+            notes=notes,
+            details=dict(runner.details),
+            group=group,
+        )
+        for runner, series in zip(runners, seen.series, strict=True)
+    )
+
+
+def _check(runners: Sequence[Runner], plan: Plan) -> None:
+    if not runners:
+        raise BadPlan("interleave: got no runners, wanted at least one")
+    for runner in runners:
+        if runner.plan != plan:
+            raise BadPlan(f"interleave: {runner.name} was opened with another plan; open all runners with the same one")
+
+
+def _steal(before: tuple[int, int] | None) -> float:
+    after = cpu_ticks()
+    return 0.0 if before is None or after is None else steal_share(before, after)
+
+
+def _notes(warm: Sampled, seen: Sampled, plan: Plan, where: dict[str, Any], steal: float) -> tuple[str, ...]:
+    load, cores = (where["load_average"] or [0.0])[0], where["usable_cores"] or os.cpu_count() or 1
+    rounds = len(seen.series[0])
+    found = {
+        f"warm-up had not settled after {plan.warmup_cap_s:g} s": warm.reason == CAP,
+        f"the budget of {plan.budget_s:g} s ended sampling after {rounds} rounds": seen.reason == BUDGET,
+        f"{plan.threads} threads were asked for on {cores} usable cores": plan.threads > cores,
+        f"the machine was busy before: load {load:.1f} on {cores} usable cores": load > cores / 2,
+        f"the hypervisor withheld {steal:.1%} of processor time while sampling": steal > _STEAL_NOTED,
+    }
+    return tuple(text for text, holds in found.items() if holds)
+
+
+def _in_ms(q: float, found: Estimate) -> Percentile:
+    low, high = (None if end is None else end / 1e6 for end in (found.low, found.high))
+    return Percentile(q, found.value / 1e6, low, high)

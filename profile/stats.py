@@ -1,0 +1,141 @@
+"""Percentiles and paired ratios with 95 % intervals. Pure functions on arrays of nanoseconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Samples = Sequence[int] | Sequence[float] | npt.NDArray[Any]
+_Floats = npt.NDArray[np.float64]
+
+TAIL = 0.025
+FEWEST_FOR_INTERVAL = 6  # of 5 samples, all lie on one side of the median in 2 * 0.5**5 = 6 % of cases
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval; an end is None where the samples cannot bound it."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def relative_half_width(self) -> float:
+        """Half the interval's width as a share of the value; infinite where an end is unknown."""
+        if self.low is None or self.high is None:
+            return math.inf
+        return (self.high - self.low) / 2 / self.value if self.value else math.inf
+
+
+def fewest_samples(q: float) -> int:
+    """Return how many samples the `q`-th percentile needs before it is worth printing.
+
+    These are the early-stopping bounds of MLPerf's load generator: 64 for p90, 662 for p99. A median needs one.
+    """
+    share = max(q, 100 - q) / 100
+    return 1 if share == 0.5 else math.ceil(math.log(0.0013) / math.log(share))
+
+
+def percentile(samples: Samples, q: float) -> Estimate | None:
+    """Estimate the `q`-th percentile, in the samples' unit.
+
+    The interval is made of order statistics, so it assumes nothing about the distribution. Where samples depend on
+    their predecessors it is as wide as the number of independent samples that they are worth demands.
+
+    Args:
+        samples: in the order in which they were taken, shape `(samples,)`.
+        q: above 0 and below 100.
+
+    Returns:
+        The estimate, or None for fewer than `fewest_samples(q)` samples.
+    """
+    x = np.asarray(samples, dtype=np.float64)
+    if x.size < fewest_samples(q):
+        return None
+    value = float(np.percentile(x, q))
+    if x.size < FEWEST_FOR_INTERVAL:
+        return Estimate(value)
+    low_rank, high_rank = _ranks_of_dependent(x.size, effective_samples(x <= value), q / 100)
+    ordered = np.sort(x)
+    low = float(ordered[low_rank - 1]) if low_rank >= 1 else None
+    high = float(ordered[high_rank - 1]) if high_rank <= x.size else None
+    return Estimate(value, low, high)
+
+
+def median_interval(samples: Samples) -> Estimate:
+    """Estimate the median of one series of at least one sample, in the samples' unit."""
+    found = percentile(samples, 50)
+    if found is None:
+        raise ValueError("median_interval: got no samples, wanted at least one")
+    return found
+
+
+def median_ratio_interval(a_ns: Samples, b_ns: Samples) -> Estimate:
+    """Estimate the median of the paired ratios `a / b`: above 1 means that b is faster.
+
+    Args:
+        a_ns: shape `(rounds,)`; sample i was taken in the same round as sample i of `b_ns`.
+        b_ns: shape `(rounds,)`, above zero.
+
+    Raises:
+        ValueError: the series differ in length or are empty.
+    """
+    a, b = np.asarray(a_ns, dtype=np.float64), np.asarray(b_ns, dtype=np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"median_ratio_interval: got {a.size} and {b.size} samples, wanted equal numbers")
+    return median_interval(a / np.maximum(b, 1.0))
+
+
+def effective_samples(series: npt.NDArray[Any]) -> float:
+    """Return how many independent samples an autocorrelated series is worth, from 1 to its length.
+
+    The series' length over its integrated autocorrelation time, by the initial monotone sequence of Geyer
+    ("Practical Markov chain Monte Carlo", 1992). On short, strongly correlated series it covers better than windows
+    that grow with the estimate. The time is never taken to be below 1: anticorrelation does not narrow an interval.
+    """
+    rho = _autocorrelation(series.astype(np.float64))
+    pairs = rho[0 : rho.size // 2 * 2 : 2] + rho[1 : rho.size // 2 * 2 : 2]
+    negative = np.flatnonzero(pairs <= 0)
+    initial = pairs[: negative[0]] if negative.size else pairs
+    time = 2 * float(np.minimum.accumulate(initial).sum()) - 1 if initial.size else 1.0
+    return series.size / min(max(time, 1.0), float(series.size))
+
+
+def _autocorrelation(series: _Floats) -> _Floats:
+    """Return the autocorrelation at lags 0, 1, ...; of a constant series 1, 0, 0, ..."""
+    n = series.size
+    centred = series - series.mean()
+    power = float(centred @ centred)
+    if power == 0:
+        return np.concatenate(([1.0], np.zeros(n - 1)))
+    size = 1 << (2 * n - 1).bit_length()
+    spectrum = np.fft.rfft(centred, size)
+    return np.asarray(np.fft.irfft(spectrum * spectrum.conj(), size)[:n] / power, dtype=np.float64)
+
+
+def _ranks_of_dependent(n: int, worth: float, share: float) -> tuple[int, int]:
+    """Return the 1-based ranks that bound a quantile of `n` samples worth `worth` independent ones."""
+    m = min(n, max(FEWEST_FOR_INTERVAL, math.floor(worth)))
+    low, high = _ranks(m, share)
+    if m == n:
+        return low, high
+    stretch = (n + 1) / (m + 1)
+    low_rank = max(1, math.floor(low * stretch)) if low >= 1 else 0
+    return low_rank, min(n, math.ceil(high * stretch)) if high <= m else n + 1
+
+
+@lru_cache(maxsize=256)
+def _ranks(n: int, share: float) -> tuple[int, int]:
+    """Return the ranks with at most 2.5 % of the binomial beyond each; 0 or `n + 1` where none has so little."""
+    k = np.arange(n + 1)
+    log_factorial = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, n + 1)))))
+    log_mass = log_factorial[n] - log_factorial - log_factorial[::-1] + k * math.log(share)
+    below = np.cumsum(np.exp(log_mass + (n - k) * math.log1p(-share)))
+    return int(np.searchsorted(below, TAIL, side="right")), int(np.searchsorted(below, 1 - TAIL, side="left")) + 1
