@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.fx import Node
 
-from ..models.graph import aten, get_tensor, shape_of
+from ..models.graph import aten, shape_of
 from .channels import Atoms, Dims, Tracker
 
 Rule = Callable[[Tracker, Node], Dims]
@@ -23,8 +24,7 @@ Rule = Callable[[Tracker, Node], Dims]
 def follow(tracker: Tracker, node: Node) -> None:
     """Apply the rule of one node and remember the dimensions of its output."""
     if node.op == "get_attr":
-        name = str(node.target)
-        tracker.values[node] = tracker.tensor(name, get_tensor(tracker.model.module, name).shape)
+        tracker.values[node] = _attribute(tracker, str(node.target))
     elif node.op == "placeholder":
         tracker.values[node] = _untracked(node)
     elif node.op == "output":
@@ -32,6 +32,12 @@ def follow(tracker: Tracker, node: Node) -> None:
     elif node.op == "call_function":
         rule = RULES.get(node.target)
         tracker.values[node] = rule(tracker, node) if rule else _unknown(tracker, node)
+
+
+def _attribute(tracker: Tracker, name: str) -> Dims:
+    """Return the dimensions of a tensor; a graph (the body of `torch.cond` or of a `no_grad` block) has none."""
+    value = operator.attrgetter(name)(tracker.model.module)
+    return tracker.tensor(name, value.shape) if isinstance(value, Tensor) else ()
 
 
 def _untracked(node: Node) -> Dims:
@@ -58,8 +64,11 @@ def _convolution(tracker: Tracker, node: Node) -> Dims:
     x, weight = tracker.dims(node.args[0]), tracker.dims(node.args[1])
     bias = tracker.dims(_argument(node, 2, "bias"))
     groups = int(_argument(node, 6, "groups", 1))
-    for kernel in weight[2:]:
+    if len(x) != len(weight):
+        return _unknown(tracker, node)  # without a batch the channels are elsewhere
+    for kernel, pixels in zip(weight[2:], x[2:], strict=True):
         tracker.table.freeze(kernel, "a kernel dimension")
+        tracker.table.freeze(pixels, "is what a kernel moves over")
     out = weight[0]
     if groups == 1:
         tracker.link(x[1], weight[1], "meets a dimension that stays")
@@ -75,7 +84,7 @@ def _convolution(tracker: Tracker, node: Node) -> Dims:
 
 def _is_depthwise(node: Node, groups: int) -> bool:
     weight = shape_of(node.args[1]) if isinstance(node.args[1], Node) else None
-    return weight is not None and weight[0] == groups and weight[1] == 1
+    return weight is not None and bool(weight[0] == groups) and bool(weight[1] == 1)
 
 
 def _linear(tracker: Tracker, node: Node) -> Dims:
@@ -148,11 +157,16 @@ def _side_by_side(tracker: Tracker, parts: Any, axis: int) -> Atoms | None:
     return np.concatenate(filled)
 
 
-def _pool(tracker: Tracker, node: Node) -> Dims:
-    """Pooling over pixels keeps the channels (dimension 1 of a batch)."""
-    x = tracker.dims(node.args[0])
-    rank = len(shape_of(node) or x)
-    return (x[0], x[1], *(None for _ in range(rank - 2)))
+def _pool_over(pixels: int) -> Rule:
+    """Pooling over the last dimensions keeps those before."""
+
+    def rule(tracker: Tracker, node: Node) -> Dims:
+        x = tracker.dims(node.args[0])
+        for atoms in x[-pixels:]:
+            tracker.table.freeze(atoms, f"is pooled over by {node.target}")
+        return (*x[:-pixels], *(None for _ in range(pixels)))
+
+    return rule
 
 
 def _mean(tracker: Tracker, node: Node) -> Dims:
@@ -239,23 +253,26 @@ def _nothing(tracker: Tracker, node: Node) -> Dims:
     return ()
 
 
-_UNARY = """relu relu_ relu6 relu6_ leaky_relu leaky_relu_ elu elu_ gelu silu silu_ mish mish_ sigmoid sigmoid_ tanh tanh_
-hardtanh hardtanh_ hardswish hardswish_ hardsigmoid hardsigmoid_ dropout dropout_ contiguous clone alias detach
-clamp clamp_ softplus neg abs""".split()
-_BINARY = "add add_ sub sub_ mul mul_ div div_".split()
-_POOLS = "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d".split()  # noqa: E501
-_CONVOLUTIONS = "conv1d conv2d conv3d".split()
+_ACTIVATIONS = "relu relu6 leaky_relu elu gelu silu mish sigmoid tanh hardtanh hardswish hardsigmoid softplus clamp"
+_UNARY = [*_ACTIVATIONS.split(), "dropout", "neg", "abs", "contiguous", "clone", "alias", "detach"]
+_BINARY = ["add", "sub", "mul", "div"]
+_POOLS = ["max_pool", "avg_pool", "adaptive_avg_pool"]
+_CONVOLUTIONS = ["conv1d", "conv2d", "conv3d"]
 
 
 def _overloads(names: list[str], rule: Rule) -> dict[Any, Rule]:
-    packets = [getattr(aten, name) for name in names]
+    """Give one rule to all overloads of these operators and of their in-place forms (`relu_`)."""
+    spellings = [spelling for name in names for spelling in (name, f"{name}_") if hasattr(aten, spelling)]
+    packets = [getattr(aten, spelling) for spelling in spellings]
     return {getattr(packet, overload): rule for packet in packets for overload in packet.overloads()}
 
 
 RULES: dict[Any, Rule] = {
     **_overloads(_UNARY, _same),
     **_overloads(_BINARY, _elementwise),
-    **_overloads(_POOLS, _pool),
+    **_overloads([f"{name}1d" for name in _POOLS], _pool_over(1)),
+    **_overloads([f"{name}2d" for name in _POOLS], _pool_over(2)),
+    **_overloads([f"{name}3d" for name in _POOLS], _pool_over(3)),
     **_overloads(_CONVOLUTIONS, _convolution),
     aten.linear.default: _linear,
     aten.batch_norm.default: _batch_norm,

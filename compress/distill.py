@@ -56,11 +56,14 @@ class Distill(Pass):
     def _apply(self, model: Model, context: Context) -> tuple[Model, dict[str, Any]]:
         from .distill_data import teacher_batches
         from .distill_loss import soft_target_loss
+        from .facts import learns_from
         from .training import Schedule, train
 
         data = need_data(context, "to learn from")
         if context.teacher is None:
             raise BadInput("needs a teacher: pass `teacher=` (in a recipe: the uncompressed model)")
+        for one in (model, context.teacher):
+            learns_from(one, data)
         steps = self.steps or max(1, round((self.epochs or 0) * len(data.train) / self.batch))
         student = model.copy()
         losses = train(

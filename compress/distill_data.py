@@ -14,27 +14,27 @@ from ..models.model import Model
 from .augment import flip_and_shift, mixup
 from .distill_loss import SoftTarget
 from .folding import fold_batch_norm
+from .training import laid_out, lay_out
 
 if TYPE_CHECKING:
     from .distill import Distill
 
 
-def teacher_batches(settings: Distill, data: Dataset, teacher: Model, steps: int) -> Iterator[tuple[Tensor, SoftTarget]]:
+def teacher_batches(
+    settings: Distill, data: Dataset, teacher: Model, steps: int
+) -> Iterator[tuple[Tensor, SoftTarget]]:
     """Yield `steps` batches. The teacher sees the very images that the student sees (Beyer et al. 2022)."""
     generator = torch.Generator().manual_seed(settings.seed)
     judge = fold_batch_norm(teacher).module
-    judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types this by keyword only
+    layout = lay_out(judge)
     for indices in _endless(len(data.train), min(settings.batch, len(data.train)), steps, generator):
         x, labels = _augmented(settings, data, indices, generator)
-        x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
         with torch.inference_mode():
-            scores = judge(x)
+            scores = judge(laid_out(x, layout))
         yield x, SoftTarget(scores.clone(), labels)
 
 
-def _augmented(
-    settings: Distill, data: Dataset, indices: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _augmented(settings: Distill, data: Dataset, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     pixels = data.train.pixels(indices)
     if settings.flip or settings.shift:
         pixels = flip_and_shift(pixels, generator, settings.flip, settings.shift)

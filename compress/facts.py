@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
-from ..models.errors import ToolFailed
+from ..models.errors import BadInput, ToolFailed
 from ..models.model import Model
 from ..models.summary import summarize
+
+if TYPE_CHECKING:
+    from ..models.data import Dataset
 
 
 def count(model: Model) -> dict[str, int]:
@@ -14,6 +19,20 @@ def count(model: Model) -> dict[str, int]:
     summary = summarize(model)
     stored = sum(t.numel() * t.element_size() for t in model.module.state_dict().values())
     return {"params": summary.params, "macs": summary.macs, "weight_bytes": stored}
+
+
+def learns_from(model: Model, data: Dataset) -> None:
+    """Check that a model can be trained on labelled images.
+
+    Raises:
+        BadInput: it takes other inputs than the data gives, or does not give one score for each class.
+    """
+    takes, gives = [spec.shape[1:] for spec in model.inputs], [spec.shape[1:] for spec in model.outputs]
+    if takes != [data.input_shape] or gives != [(len(data.classes),)]:
+        raise BadInput(
+            f"the model maps {takes} to {gives}, the data {data.name!r} has images {data.input_shape} "
+            f"of {len(data.classes)} classes; choose data that fit the model"
+        )
 
 
 def same_interface(before: Model, after: Model) -> None:

@@ -8,7 +8,11 @@ from torch.fx import Node
 from ..models.graph import aten, get_tensor, put_tensor
 from ..models.model import Model
 
-CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
+# The second overload of each takes padding by name ("same", "valid"); all other arguments agree.
+CONVOLUTIONS = (
+    *(aten.conv1d.default, aten.conv2d.default, aten.conv3d.default),
+    *(aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding),
+)
 
 
 def fold_batch_norm(model: Model) -> Model:

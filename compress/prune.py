@@ -48,7 +48,8 @@ class Prune(Pass):
 
     def _apply(self, model: Model, context: Context) -> tuple[Model, dict[str, Any]]:
         from .channels import find_channels
-        from .prune_choice import choose, check_patterns
+        from .facts import learns_from
+        from .prune_choice import check_patterns, choose
         from .rewrite import remove_channels
         from .scores import channel_scores, taylor_gradients
 
@@ -57,6 +58,7 @@ class Prune(Pass):
         gradients = None
         if self.score == "taylor":
             data = need_data(context, "for the score `taylor`")
+            learns_from(model, data)
             gradients = taylor_gradients(model, data, self.samples, self.seed)
         scores = channel_scores(model, channels, self.score, gradients)
         gone = choose(self, channels, scores)
@@ -77,7 +79,10 @@ class Prune(Pass):
 
 
 def _why_nothing(channels: Channels) -> str:
-    free = sum(g.frozen is None for g in channels.groups)
-    reasons = Counter(g.frozen for g in channels.groups if g.frozen)
+    from .prune_choice import layers_of
+
+    groups = [g for g in channels.groups if layers_of(g)]
+    free = sum(g.frozen is None for g in groups)
+    reasons = Counter(g.frozen for g in groups if g.frozen)
     most = ", ".join(reason for reason, _ in reasons.most_common(2))
-    return f"{free} of {len(channels.groups)} groups are free" + (f" (others: {most})" if most else "")
+    return f"{free} of {len(groups)} groups are free" + (f" (others: {most})" if most else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
@@ -22,13 +23,13 @@ def choose(settings: Prune, channels: Channels, scores: Mapping[int, float]) -> 
 
 
 def width_left(width: int, ratio: float, settings: Prune) -> int:
-    """Return the width after pruning: near `width * (1 - ratio)`, a multiple of `round_to`, at least one of it.
+    """Return the width after pruning: the multiple of `round_to` next to `width * (1 - ratio)`, or the old width.
 
-    A group no wider than `round_to` or `min_channels` keeps its width.
+    It is at least `min_channels`, and at least one step; a group no wider than that keeps its width.
     """
     step = settings.round_to
-    wanted = max(1, round(width * (1 - ratio) / step)) * step
-    return min(width, max(wanted, settings.min_channels))
+    least = math.ceil(settings.min_channels / step)
+    return min(width, max(least, round(width * (1 - ratio) / step)) * step)
 
 
 def ratio_of(settings: Prune, group: Group) -> float:

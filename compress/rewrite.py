@@ -13,6 +13,7 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from ..models.graph import aten, get_tensor, put_tensor
 from ..models.model import Model
 from .channels import Atoms, Channels
+from .folding import CONVOLUTIONS
 
 
 def remove_channels(model: Model, channels: Channels, gone: Collection[int]) -> Model:
@@ -36,7 +37,7 @@ def remove_channels(model: Model, channels: Channels, gone: Collection[int]) -> 
 def _resize(node: Node, channels: Channels, lost: Atoms) -> None:
     if node.op != "call_function":
         return
-    if node.target in (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default) and len(node.args) > 6:
+    if node.target in CONVOLUTIONS and len(node.args) > 6:
         _resize_groups(node, channels, lost)
     elif node.target in (aten.view.default, aten.reshape.default):
         _resize_view(node, channels, lost)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,20 +40,23 @@ def channel_scores(
         value = get_tensor(model.module, name).detach() if gradients is None else gradients[name]
         for dim, atoms in enumerate(dims):
             if atoms is not None:
-                _add(totals, atoms, _reduce(value, dim, score))
+                _add(totals, atoms, _reduce(value, dim, score), signed=score == "taylor")
     return {root: total**0.5 for root, total in totals.items()} if score == "l2" else totals
 
 
 def _reduce(value: Tensor, dim: int, score: Score) -> Tensor:
     rows = value.movedim(dim, 0).flatten(1) if value.ndim > 1 else value.unsqueeze(1)
     if score == "taylor":
-        return rows.sum(1).abs()
+        return rows.sum(1)
     return (rows.abs() if score == "l1" else rows.square()).sum(1)
 
 
-def _add(totals: dict[int, float], atoms: Atoms, values: Tensor) -> None:
-    for root, value in zip(atoms.tolist(), values.double().tolist(), strict=True):
-        totals[root] += value
+def _add(totals: dict[int, float], atoms: Atoms, values: Tensor, signed: bool) -> None:
+    """Add what one dimension says of its channels; behind a flatten a channel has many positions there."""
+    roots, places = np.unique(atoms, return_inverse=True)
+    sums = np.bincount(places, weights=values.double().numpy())
+    for root, value in zip(roots.tolist(), sums.tolist(), strict=True):
+        totals[root] += abs(value) if signed else value
 
 
 def taylor_gradients(model: Model, data: Dataset, samples: int, seed: int) -> dict[str, Tensor]:
@@ -62,10 +66,10 @@ def taylor_gradients(model: Model, data: Dataset, samples: int, seed: int) -> di
     """
     work = model.copy()
     indices = data.sample(min(samples, len(data.train)), seed)
-    for part in indices.split(128):
+    for part in torch.split(indices, 128):
         x, y = data.batch(data.train, part)
         loss = F.cross_entropy(work.module(x), y, reduction="sum") / len(indices)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return {
         name: p.detach() * p.grad if p.grad is not None else torch.zeros_like(p)
         for name, p in work.module.named_parameters()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from ..models.errors import ToolFailed
-from ..models.graph import set_training
+from ..models.graph import aten, set_training
 
 Batch = tuple[Tensor, Any]
 LossOf = Callable[[Tensor, Any], Tensor]
@@ -53,10 +53,10 @@ def train(
     """
     optimizer, rate = _optimizer(module, schedule)
     losses: list[float] = []
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types this by keyword only
+    layout = lay_out(module)
     set_training(module, True)
     for step, (x, target) in zip(range(schedule.steps), batches, strict=False):
-        loss = loss_of(module(x.contiguous(memory_format=_layout(x))), target)
+        loss = loss_of(module(laid_out(x, layout)), target)
         value = loss.item()
         if not torch.isfinite(loss):
             raise ToolFailed(f"the loss is {value} at step {step + 1} of {schedule.steps}; lower learning_rate")
@@ -68,12 +68,26 @@ def train(
         if report:
             report(step + 1, schedule.steps)
     set_training(module, False)
-    module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as above
+    module.to(memory_format=torch.contiguous_format)
     return losses
 
 
-def _layout(x: Tensor) -> torch.memory_format:
-    return torch.channels_last if x.ndim == 4 else torch.contiguous_format
+def lay_out(module: GraphModule) -> torch.memory_format:
+    """Put a graph's kernels into the layout that runs fastest, in place, and return the layout for its inputs.
+
+    That is channels last; but a `view` of a convolution's result works only in the layout that it was captured in.
+    """
+    views = any(node.target is aten.view.default for node in module.graph.nodes)
+    flat = all(p.ndim <= 4 for p in module.parameters())
+    images = any(p.ndim == 4 for p in module.parameters())
+    layout = torch.channels_last if images and flat and not views else torch.contiguous_format
+    module.to(memory_format=layout)
+    return layout
+
+
+def laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
+    """Return inputs in a layout; only images `(batch, channels, height, width)` have a choice."""
+    return x.contiguous(memory_format=layout) if x.ndim == 4 else x
 
 
 def _optimizer(

@@ -44,13 +44,7 @@ def to_engine(
         ToolFailed: the build failed, ran out of time, or the child process died.
     """
     source, path = Path(fspath(onnx)), Path(path)
-    if flavour not in MODULES:
-        raise BadInput(f"flavour {flavour!r}: choose one of {', '.join(MODULES)}")
-    if importlib.util.find_spec(MODULES[flavour]) is None:
-        raise MissingRuntime(
-            f"the engine flavour {flavour!r} is not installed: pip install 'shipworthy[{flavour}]'"
-            + (" (needs the vendor's package index)" if flavour == "tensorrt" else "")
-        )
+    check_flavour(flavour)
     if not source.is_file():
         raise BadInput(f"{source}: no such file")
     with replacing(path) as beside:
@@ -60,17 +54,37 @@ def to_engine(
     return EngineArtifact(path, manifest["sha256"], path.stat().st_size, manifest)
 
 
+def check_flavour(flavour: Flavour) -> None:
+    """Raise unless engines of this flavour can be built here.
+
+    Raises:
+        BadInput: no such flavour.
+        MissingRuntime: it is not installed; the message names the extra.
+    """
+    if flavour not in MODULES:
+        raise BadInput(f"flavour {flavour!r}: choose one of {', '.join(MODULES)}")
+    if importlib.util.find_spec(MODULES[flavour]) is None:
+        raise MissingRuntime(
+            f"the engine flavour {flavour!r} is not installed: pip install 'shipworthy[{flavour}]'"
+            + (" (needs the vendor's package index)" if flavour == "tensorrt" else "")
+        )
+
+
 def manifest_path(engine: Path) -> Path:
     """Return the place of an engine's manifest."""
     return engine.with_name(engine.name + ".json")
 
 
-def _build(source: Path, made: Path, flavour: Flavour, batches: tuple[int, int, int], timeout_s: float) -> dict[str, Any]:
+def _build(
+    source: Path, made: Path, flavour: Flavour, batches: tuple[int, int, int], timeout_s: float
+) -> dict[str, Any]:
     """Run the child; a crash there is a message here."""
     job = json.dumps({"onnx": str(source), "engine": str(made), "module": MODULES[flavour], "batches": list(batches)})
     command = [sys.executable, "-m", "shipworthy.export.engine_child", job]
     try:
-        child = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env={**os.environ}, check=False)
+        child = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_s, env={**os.environ}, check=False
+        )
     except subprocess.TimeoutExpired as fault:
         raise ToolFailed(f"{source}: the engine build took over {timeout_s:.0f} s and was ended") from fault
     try:

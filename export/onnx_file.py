@@ -6,7 +6,7 @@ import warnings
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import onnx
 import onnx_ir
@@ -48,13 +48,14 @@ def to_onnx(
         The file with its hash.
 
     Raises:
-        BadInput: no calibration for int8, or an opset out of range.
+        BadInput: an unknown precision or target, an opset out of range, or calibration for int8 that is missing or
+            does not fit the model.
         ToolFailed: the exporter or the ONNX checker refused the model.
     """
-    if opset not in OPSETS:
-        raise BadInput(f"opset {opset}: choose {OPSETS.start} to {OPSETS.stop - 1}")
     precision = precision or ("int8" if model.quantization else "fp32")
-    proto = _in_precision(_float_proto(model, opset), precision, target, _calibrated(model, calibration))
+    _check_choices(precision, target, opset)
+    quantization = _calibrated(model, calibration) if precision == "int8" else None
+    proto = _in_precision(_float_proto(model, opset), precision, target, quantization)
     return write_onnx(proto, Path(path), model, precision, target)
 
 
@@ -86,11 +87,25 @@ def _float_proto(model: Model, opset: int) -> ModelProto:
     return clean(program.model_proto, model.inputs, model.outputs)
 
 
-def _calibrated(model: Model, calibration: Tensor | None) -> Quantization | None:
-    if calibration is None:
-        return model.quantization
+def _check_choices(precision: str, target: str, opset: int) -> None:
+    for what, given, known in (("precision", precision, get_args(Precision)), ("target", target, get_args(Target))):
+        if given not in known:
+            raise BadInput(f"{what} {given!r}: choose one of {', '.join(known)}")
+    if opset not in OPSETS:
+        raise BadInput(f"opset {opset}: choose {OPSETS.start} to {OPSETS.stop - 1}")
+
+
+def _calibrated(model: Model, calibration: Tensor | None) -> Quantization:
     given = model.quantization or Quantization("int8", "minmax", ())
-    return replace(given, calibration=(calibration,))
+    if calibration is not None:
+        given = replace(given, calibration=(calibration,))
+    if not given.calibration:
+        raise BadInput("int8 needs calibration: put the model through Quantize first, or give calibration=examples")
+    shapes = [tuple(examples.shape) for examples in given.calibration]
+    wanted = [spec.shape for spec in model.inputs]
+    if 0 in (shape[0] for shape in shapes) or [shape[1:] for shape in shapes] != [shape[1:] for shape in wanted]:
+        raise BadInput(f"the calibration examples have shapes {shapes}, the model's inputs {wanted}; give some for each")
+    return given
 
 
 def _in_precision(
@@ -106,7 +121,7 @@ def _in_precision(
             half: ModelProto = convert_float_to_float16(onnx.shape_inference.infer_shapes(proto), keep_io_types=True)
         return _sorted(half)
     if quantization is None:
-        raise BadInput("int8 needs calibration: put the model through Quantize first, or give calibration=examples")
+        raise ValueError("int8 without a quantization")
     from .int8 import to_int8
 
     return to_int8(proto, quantization, target)

@@ -67,12 +67,13 @@ def parity(
         precision: sets the tolerance; None reads it from the candidate's graph.
 
     Raises:
-        BadInput: a file cannot be read, samples do not fit or hold NaN, or the outputs differ in number or shape.
+        BadInput: a file cannot be read, samples do not fit or hold NaN, the outputs differ in number or shape, or
+            `precision` is unknown.
     """
     feeds = dict(samples) if samples is not None else _random(reference)
-    for name, array in feeds.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise BadInput(f"sample {name!r} holds NaN or infinity; outputs could not be compared")
+    _check_samples(feeds)
+    if precision not in (None, *TOLERANCE):
+        raise BadInput(f"precision {precision!r}: choose one of {', '.join(TOLERANCE)}")
     left, right = run_all(reference, feeds), run_all(candidate, feeds)
     if [a.shape for a in left] != [b.shape for b in right]:
         raise BadInput(f"the outputs differ in shape: {[a.shape for a in left]} against {[b.shape for b in right]}")
@@ -80,6 +81,15 @@ def parity(
     names = output_names(candidate)
     rows = tuple(_compare(n, a, b, tolerance) for n, a, b in zip(names, left, right, strict=True))
     return Parity(rows, len(next(iter(feeds.values()))))
+
+
+def _check_samples(feeds: Mapping[str, Array]) -> None:
+    counts = {name: len(array) if array.ndim else 0 for name, array in feeds.items()}
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        raise BadInput(f"the samples must hold equally many examples of every input, at least one; got {counts}")
+    for name, array in feeds.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise BadInput(f"sample {name!r} holds NaN or infinity; outputs could not be compared")
 
 
 def run_all(target: Runnable, feeds: Mapping[str, Array]) -> list[Array]:
@@ -105,8 +115,12 @@ def _caller(target: Runnable, names: list[str]) -> Any:
         return lambda arrays: session.run(dict(zip(keys, arrays, strict=True)))
 
     def call(arrays: list[Array]) -> list[Array]:
-        with torch.inference_mode():
-            found = target.module(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays))
+        try:
+            with torch.inference_mode():
+                found = target.module(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays))
+        except (RuntimeError, TypeError) as fault:
+            wanted = [(spec.dtype, spec.shape) for spec in target.inputs]
+            raise BadInput(f"the samples do not fit the model's inputs {wanted}: {str(fault).splitlines()[0]}") from fault  # fmt: skip # noqa: E501
         return [np.asarray(x) for x in torch.utils._pytree.tree_leaves(found)]
 
     return call
@@ -122,8 +136,8 @@ def _random(reference: Runnable, count: int = 64) -> dict[str, Array]:
     for name, (kind, shape) in specs.items():
         if "float" not in kind and "double" not in kind:
             raise BadInput(f"input {name!r} is {kind}: random values would mean nothing, give samples (an .npz file)")
-        rest = [size for size in shape[1:]]
-        if not all(isinstance(size, int) for size in rest):
+        rest = [size for size in shape[1:] if isinstance(size, int)]
+        if len(rest) != len(shape) - 1:
             raise BadInput(f"input {name!r} has the open shape {shape}: give samples (an .npz file)")
         feeds[name] = generator.standard_normal((count, *rest), dtype=np.float32)
     return feeds

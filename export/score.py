@@ -33,7 +33,9 @@ def score(artifact: str | PathLike[str], data: Dataset) -> Score:
     """
     predictions = predict(artifact, data, data.test)
     labels = data.test.labels.numpy()
-    return Score(accuracy(predictions, labels), macro_recall(predictions, labels, len(data.classes)), predictions, labels)
+    return Score(
+        accuracy(predictions, labels), macro_recall(predictions, labels, len(data.classes)), predictions, labels
+    )
 
 
 def predict(artifact: str | PathLike[str], data: Dataset, split: Split) -> NDArray[np.int64]:
@@ -47,6 +49,8 @@ def predict(artifact: str | PathLike[str], data: Dataset, split: Split) -> NDArr
         x, _ = data.batch(split, torch.arange(part.start, part.stop))
         scores = session.run({name: x.numpy()})[0]
         if scores.ndim != 2 or scores.shape[1] != len(data.classes):
-            raise BadInput(f"{artifact}: gives {scores.shape}, wanted (batch, {len(data.classes)}) for the data's classes")
+            raise BadInput(
+                f"{artifact}: gives {scores.shape}, wanted (batch, {len(data.classes)}) for the data's classes"
+            )
         found.append(scores.argmax(1).astype(np.int64))
     return np.concatenate(found)

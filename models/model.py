@@ -110,8 +110,12 @@ def capture(
 def save_pt2(model: Model, path: str | Path) -> None:
     """Write the model as a `.pt2` file that needs none of its Python classes."""
     meta = {"schema": 1, "dynamic_batch": model.dynamic_batch, "source": model.source}
-    with replacing(Path(path)) as beside, quiet():
-        torch.export.save(model.export(), beside, extra_files={_META: json.dumps(meta)})
+    # Through memory: torch writes the file's own (temporary) name into it, and hides a full disk in a RuntimeError.
+    held = io.BytesIO()
+    with quiet():
+        torch.export.save(model.export(), held, extra_files={_META: json.dumps(meta)})
+    with replacing(Path(path)) as beside:
+        beside.write_bytes(held.getbuffer())
 
 
 def load_pt2(path: str | Path) -> Model:
@@ -148,8 +152,8 @@ def _model(
     inputs = tuple(_spec(str(name), x, dynamic) for name, x in zip(names, examples, strict=True))
     with torch.no_grad():
         results = _flat(graph(*examples))
-    label = (lambda i: "output") if len(results) == 1 else (lambda i: f"output_{i}")
-    outputs = tuple(_spec(label(i), y, dynamic) for i, y in enumerate(results))
+    labels = ["output"] if len(results) == 1 else [f"output_{i}" for i in range(len(results))]
+    outputs = tuple(_spec(label, y, dynamic) for label, y in zip(labels, results, strict=True))
     return Model(graph, inputs, outputs, examples, dynamic, source)
 
 
@@ -187,7 +191,9 @@ def _explain(fault: Exception) -> str:
     frames = traceback.extract_tb(fault.__traceback__)
     ours = [f for f in frames if not f.filename.startswith((torch_root, own, "<"))]
     # The frames before the export call are the caller's, not the model's.
-    below = [f for f in ours if frames.index(f) > max((i for i, g in enumerate(frames) if g.filename == own), default=0)]
+    below = [
+        f for f in ours if frames.index(f) > max((i for i, g in enumerate(frames) if g.filename == own), default=0)
+    ]
     where = f" at {below[-1].filename}:{below[-1].lineno}: `{below[-1].line}`" if below else ""
     return (
         f"torch.export cannot capture the model{where}: {type(fault).__name__}: {_first_line(fault)}; "

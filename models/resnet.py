@@ -26,7 +26,8 @@ class BasicBlock(nn.Module):
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         y += self.shortcut(x)
-        return self.relu(y)
+        out: Tensor = self.relu(y)
+        return out
 
 
 class SmallResNet(nn.Module):

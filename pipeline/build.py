@@ -8,8 +8,9 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..export.artifact import Precision
+from ..export.engine import check_flavour
 from ..models.data import Dataset, open_data
-from ..models.files import replacing
 from ..profile.goals import conclude
 from .judging import Evidence, judge_goals
 from .measuring import Measured, measure_stage
@@ -52,6 +53,8 @@ def build(recipe: str | Path | Recipe, workdir: str | Path = "out", progress: Pr
     """
     began = time.perf_counter()
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
+    if recipe.export.tensorrt:
+        check_flavour(recipe.export.tensorrt.flavour)
     with open_store(Path(workdir), progress or Silent()) as store:
         data = _open_data(recipe)
         steps = take_steps(store, recipe, data)
@@ -64,10 +67,10 @@ def build(recipe: str | Path | Recipe, workdir: str | Path = "out", progress: Pr
         evidence = Evidence(files[0], shipped, measured, labels)
         verdict = conclude(judge_goals(recipe.goals, evidence))
         findings = Findings(recipe, data, steps, evidence, engine, verdict)
-        with store.bookkeeping():
-            _deliver(store, evidence, engine)
+        with store.bookkeeping(), store.delivery() as folder:
+            _copy_files(folder, evidence, engine)
             record = make_record(findings, store, time.perf_counter() - began)
-            write_reports(record, store.root)
+            write_reports(record, folder)
     return record
 
 
@@ -85,8 +88,8 @@ def take_steps(store: Store, recipe: Recipe, data: Dataset | None) -> list[Taken
 
 
 def _exported(store: Store, recipe: Recipe, model: Stage, label: str, data: Dataset | None) -> Exported:
-    precision = "int8" if model.facts.get("quantization") else "fp32"
-    file = export_stage(store, model, precision, "cpu", recipe.export.onnx.opset)
+    precision: Precision = "int8" if model.facts.get("quantization") else "fp32"
+    file = export_stage(store, recipe, model, precision, "cpu")
     return Exported(label, "cpu", model, file, check_stage(store, model, file, data))
 
 
@@ -94,8 +97,8 @@ def _tensorrt_file(store: Store, recipe: Recipe, last: Taken, data: Dataset | No
     precision = recipe.tensorrt_precision
     if precision is None:
         return None
-    kind = "int8" if precision == "int8" else "fp16"
-    file = export_stage(store, last.model, kind, "tensorrt", recipe.export.onnx.opset)
+    kind: Precision = "int8" if precision == "int8" else "fp16"
+    file = export_stage(store, recipe, last.model, kind, "tensorrt")
     return Exported(last.label, "tensorrt", last.model, file, check_stage(store, last.model, file, data))
 
 
@@ -105,23 +108,16 @@ def _open_data(recipe: Recipe) -> Dataset | None:
         return None
     shape = recipe.model.input
     size = (shape[-2], shape[-1]) if shape and len(shape) == 3 and Path(part.source).is_dir() else None
-    return open_data(part.source, part.root, size=size)
+    return open_data(part.source, part.root, size=size, mean=part.mean, std=part.std)
 
 
-def _deliver(store: Store, evidence: Evidence, engine: Stage | None) -> None:
+def _copy_files(folder: Path, evidence: Evidence, engine: Stage | None) -> None:
     """Put copies of the files under plain names where the user looks for them."""
-    files = {
-        "baseline.onnx": evidence.baseline.path,
-        "model.onnx": evidence.artifact.path,
-        "model.pt2": evidence.artifact.model_file,
-    }
-    if "tensorrt" in evidence.shipped:
-        files["model.tensorrt.onnx"] = evidence.shipped["tensorrt"].path
+    files = {name: file.path for name, file in evidence.files.items()} | {"model.pt2": evidence.artifact.model_file}
     if engine:
         files |= {name: engine.folder / name for name in ("model.engine", "model.engine.json")}
     for name, source in files.items():
-        with replacing(store.root / name) as beside:
-            shutil.copyfile(source, beside)
+        shutil.copyfile(source, folder / name)
 
 
 __all__ = ["Measured", "build", "take_steps"]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isfinite
+from typing import Any
 
 from ..models.metrics import Estimate, agreement, paired_drop
-from ..profile.goals import Goal, GoalVerdict, Reading, judge
+from ..profile.goals import Goal, GoalVerdict, Outcome, Reading, judge
 from .measuring import Measured
 from .stages import Exported
 
 QUALITY = ("accuracy", "macro_recall", "agreement", "accuracy_drop")
-MIB = 1_000_000
+MB = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,19 @@ class Evidence:
         """The file for ONNX Runtime."""
         return self.shipped["cpu"]
 
+    @property
+    def files(self) -> dict[str, Exported]:
+        """The ONNX files that the user gets, by name."""
+        ships = {"model.onnx" if target == "cpu" else f"model.{target}.onnx": f for target, f in self.shipped.items()}
+        return {"baseline.onnx": self.baseline} | ships
+
 
 def judge_goals(goals: tuple[Goal, ...], evidence: Evidence) -> list[GoalVerdict]:
-    """Judge every goal; one about quality is judged for each file that ships."""
-    verdicts = []
+    """Judge every goal; one about quality is judged for each file that ships.
+
+    A file that is not the function it was exported from keeps the verdict from being met, see `doubts`.
+    """
+    verdicts = doubts(evidence) if goals else []
     for goal in goals:
         if goal.metric in QUALITY:
             for target, file in evidence.shipped.items():
@@ -40,6 +51,30 @@ def judge_goals(goals: tuple[Goal, ...], evidence: Evidence) -> list[GoalVerdict
         else:
             verdicts.append(judge(goal, _reading(goal, evidence)))
     return verdicts
+
+
+def doubts(evidence: Evidence) -> list[GoalVerdict]:
+    """Return an unclear verdict for every output of a file that differs from its graph by more than its tolerance.
+
+    What integers cost is judged by goals on quality, so an int8 file is in doubt only where its outputs are not finite.
+    """
+    return [
+        _doubt(name, row)
+        for name, file in evidence.files.items()
+        for row in file.checked.facts["parity"]
+        if not row["passed"] and not (file.file.facts["precision"] == "int8" and isfinite(row["relative"]))
+    ]
+
+
+def _doubt(name: str, row: Mapping[str, Any]) -> GoalVerdict:
+    goal, found = Goal("parity", max=row["tolerance"], on=name), row["relative"]
+    said = f"differs from the graph it was made from by {found:.2g} of its largest value, wanted {goal.bound}"
+    if not isfinite(found):
+        said = "is infinite or not a number"
+    reason = f"output {row['name']!r} of {name} {said}: what was measured is not the model that was asked for"
+    reading = Reading(found) if isfinite(found) else Reading(absent=said)
+    margin = goal.max - found if goal.max is not None and isfinite(found) else None
+    return GoalVerdict(goal, Outcome.UNCLEAR, margin, reason, reading)
 
 
 def quality(metric: str, evidence: Evidence, file: Exported) -> Reading:
@@ -70,7 +105,7 @@ def _reading(goal: Goal, evidence: Evidence) -> Reading:
 
 def _size(metric: str, evidence: Evidence) -> Reading:
     size, whole = evidence.artifact.file.facts["bytes"], evidence.baseline.file.facts["bytes"]
-    return Reading(size / MIB, unit="MB") if metric == "size_mb" else Reading(size / whole)
+    return Reading(size / MB, unit="MB") if metric == "size_mb" else Reading(size / whole, unit="x")
 
 
 def _latency(goal: Goal, evidence: Evidence, measured: Measured) -> Reading:
@@ -80,7 +115,9 @@ def _latency(goal: Goal, evidence: Evidence, measured: Measured) -> Reading:
     if found is None:
         return Reading(absent=f"{len(measurement.samples_ns)} samples are too few for p{q:g}; raise budget_seconds")
     if found.low_ms is None or found.high_ms is None:
-        return Reading(absent=f"{len(measurement.samples_ns)} samples are too few for an interval; raise budget_seconds")
+        return Reading(
+            absent=f"{len(measurement.samples_ns)} samples are too few for an interval; raise budget_seconds"
+        )
     return Reading(found.ms, found.low_ms, found.high_ms, "ms")
 
 
@@ -97,7 +134,7 @@ def _memory(goal: Goal, evidence: Evidence, measured: Measured) -> Reading:
     memory = measured.memory[evidence.artifact.step]
     if memory.failed or memory.peak_bytes is None:
         return Reading(absent=memory.failed or "the child process reported no peak")
-    return Reading(memory.peak_bytes / MIB, unit="MB")
+    return Reading(memory.peak_bytes / MB, unit="MB")
 
 
 _ON_DEVICE: dict[str, Callable[[Goal, Evidence, Measured], Reading]] = {

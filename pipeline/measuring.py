@@ -43,7 +43,15 @@ class Measured:
 
 def measure_stage(store: Store, recipe: Recipe, files: list[Exported], data: Dataset | None) -> list[Measured]:
     """Measure latency of all steps and memory of the first and last, in every runtime of the recipe."""
-    return [_read(_runtime_stage(store, recipe, name, files, data), name) for name in recipe.profile.runtimes]
+    return [_measured(store, recipe, name, files, data) for name in recipe.profile.runtimes]
+
+
+def _measured(store: Store, recipe: Recipe, runtime: str, files: list[Exported], data: Dataset | None) -> Measured:
+    try:
+        return _read(_runtime_stage(store, recipe, runtime, files, data), runtime)
+    except RuntimeAbsent as fault:
+        # No finished stage: the next run looks again.
+        return Measured(runtime, {}, {}, str(fault))
 
 
 def _runtime_stage(store: Store, recipe: Recipe, runtime: str, files: list[Exported], data: Dataset | None) -> Stage:
@@ -52,11 +60,8 @@ def _runtime_stage(store: Store, recipe: Recipe, runtime: str, files: list[Expor
 
     def make(folder: Path) -> Facts:
         inputs = _real_inputs(files[0], data, part.batch)
-        try:
-            seen = _interleaved(store, files, runtime, plan, inputs)
-            held = {f.step: asdict(peak_memory(f.path, runtime, plan, inputs)) for f in (files[0], files[-1])}
-        except RuntimeAbsent as fault:
-            return {"absent": str(fault)}
+        seen = _interleaved(store, files, runtime, plan, inputs)
+        held = {f.step: asdict(peak_memory(f.path, runtime, plan, inputs)) for f in (files[0], files[-1])}
         (folder / "latency.json").write_text(json.dumps({k: m.to_dict() for k, m in seen.items()}), encoding="utf-8")
         return {"memory": held}
 
@@ -90,8 +95,6 @@ def _real_inputs(file: Exported, data: Dataset | None, batch: int) -> dict[str, 
 
 
 def _read(stage: Stage, runtime: str) -> Measured:
-    if "absent" in stage.facts:
-        return Measured(runtime, {}, {}, stage.facts["absent"])
     rows = json.loads((stage.folder / "latency.json").read_text(encoding="utf-8"))
     latency = {step: Measurement.from_dict(row) for step, row in rows.items()}
     return Measured(runtime, latency, {step: Memory(**row) for step, row in stage.facts["memory"].items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..profile.goals import Goal
@@ -90,7 +91,9 @@ def data_part(part: DataPart, folder: Path, say: Say) -> DataPart:
     root = part.root and absolute(part.root, folder)
     if root and not Path(root).is_dir():
         say(("data", "root"), f"no such folder: {root}; give the one that holds the data files, or leave `root` out")
-    return DataPart(data_source(part.source, folder, say), root)
+    if part.mean and part.std and len(part.mean) != len(part.std):
+        say(("data", "std"), f"got {len(part.std)} numbers, and `mean` has {len(part.mean)}; give one for each channel")
+    return replace(part, source=data_source(part.source, folder, say), root=root)
 
 
 def check_steps(steps: Sequence[tuple[int, Step]], has_data: bool, say: Say) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Runtime = Literal["ort-cpu", "ort-cuda", "tensorrt", "torch"]
+Runtime = Literal["ort-cpu", "ort-cuda", "tensorrt"]
 
 
 @dataclass(frozen=True)

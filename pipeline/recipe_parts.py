@@ -49,16 +49,20 @@ class DataPart:
     Attributes:
         source: `fashion-mnist`, a folder with one folder of images per class, or `file.py:function`.
         root: where the full data set lies.
+        mean: subtracted from pixels in 0 to 1, one number or one for each channel.
+        std: then divided by, as many numbers.
     """
 
     source: Text
     root: Text | None = None
+    mean: Annotated[tuple[float, ...], MinLen(1)] | None = None
+    std: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)] | None = None
 
 
 @with_config(_CLOSED)
 @dataclass(frozen=True)
 class OnnxPart:
-    """The ONNX file: its opset, and the batch sizes it takes (null: the one it was captured with)."""
+    """The ONNX file: its opset, and the least and largest batch it takes (null: `profile.batch` alone)."""
 
     opset: Annotated[int, Ge(18), Le(23)] = 20
     dynamic_batch: tuple[Positive, Positive] | None = (1, 32)

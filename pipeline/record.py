@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import Any, Literal
 
 SCHEMA = 1
@@ -36,7 +37,10 @@ class StepRow:
 
 @dataclass(frozen=True)
 class ParityRow:
-    """How far a file's outputs are from the outputs of the torch graph it was made from, over `samples` inputs."""
+    """How far a file's outputs are from the outputs of the torch graph it was made from, over `samples` inputs.
+
+    Distances are infinite or not a number where the file gives such outputs; JSON has null there.
+    """
 
     output: str
     samples: int
@@ -136,7 +140,12 @@ class RunRecord:
     seconds: dict[str, float]
     notes: list[str]
     workdir: str = "."
+    finished_at: str = ""
+    """When the verdict was reached, UTC, ISO 8601."""
 
     def to_json(self) -> str:
         """Return the record as JSON text."""
-        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+        plain = asdict(self)
+        for row in (row for artifact in plain["artifacts"] for row in artifact["parity"]):
+            row.update({key: None for key, value in row.items() if isinstance(value, float) and not isfinite(value)})
+        return json.dumps(plain, indent=1, allow_nan=False) + "\n"

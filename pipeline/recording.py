@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from ..models.data import Dataset
@@ -24,11 +26,12 @@ from .record import (
     StepRow,
 )
 from .stages import Exported
-from .store import Stage, Store
+from .store import Stage, Store, tool_versions
 
 if TYPE_CHECKING:
     from .build import Taken
 
+SHIPS = "model"
 _INNER = ("params_before", "params_after", "macs_before", "macs_after", "seconds", "quantization")
 
 
@@ -58,13 +61,19 @@ def make_record(findings: Findings, store: Store, total_s: float) -> RunRecord:
         data=_data(data),
         steps=[_step(taken, evidence) for taken in findings.steps],
         artifacts=_artifacts(findings),
-        latency=[row for m in evidence.measured.values() for row in _latency(m)],
+        latency=[row for m in evidence.measured.values() for row in _latency(m, evidence)],
         comparisons=[row for m in evidence.measured.values() if (row := _comparison(m, evidence))],
         goals=[_goal(one) for one in findings.verdict.goals],
-        environment=environment(),
+        environment=_environment(recipe),
         seconds={**store.seconds, "bookkeeping": store.bookkeeping_s, "total": total_s},
         notes=_notes(findings),
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _environment(recipe: Recipe) -> dict[str, Any]:
+    how = {"batch": recipe.profile.batch, "threads": recipe.profile.threads}
+    return {**environment(), **how, "versions": tool_versions()}
 
 
 def _data(data: Dataset | None) -> dict[str, Any]:
@@ -87,8 +96,8 @@ def _step(taken: Taken, evidence: Evidence) -> StepRow:
     return StepRow(
         name=taken.label,
         settings=_settings(taken),
-        params=facts.get("params_after", facts.get("params")),
-        macs=facts.get("macs_after", facts.get("macs")),
+        params=facts["params_after" if taken.step else "params"],
+        macs=facts["macs_after" if taken.step else "macs"],
         file_bytes=file.file.facts["bytes"],
         accuracy=_share(file, "accuracy"),
         latency_p50_ms=_p50(latency.percentiles()[0]) if latency else None,
@@ -100,9 +109,7 @@ def _step(taken: Taken, evidence: Evidence) -> StepRow:
 def _settings(taken: Taken) -> dict[str, Any]:
     if taken.step is None:
         return {}
-    import dataclasses
-
-    plain: dict[str, Any] = dataclasses.asdict(taken.step.settings)  # type: ignore[call-overload]  # a dataclass
+    plain: dict[str, Any] = asdict(taken.step.settings)  # type: ignore[call-overload]  # a dataclass
     return plain
 
 
@@ -117,21 +124,19 @@ def _share(file: Exported, metric: str) -> Figure | None:
 
 def _artifacts(findings: Findings) -> list[ArtifactRow]:
     evidence = findings.evidence
-    rows = [_artifact("baseline", "baseline.onnx", evidence.baseline, evidence, ships=False)]
-    for target, file in evidence.shipped.items():
-        name = "model.onnx" if target == "cpu" else f"model.{target}.onnx"
-        rows.append(_artifact(name.removesuffix(".onnx"), name, file, evidence, ships=True))
+    rows = [_artifact(name, file, evidence) for name, file in evidence.files.items()]
     if findings.engine:
         rows.append(_engine(findings.engine, evidence.shipped["tensorrt"]))
     return rows
 
 
-def _artifact(name: str, file_name: str, file: Exported, evidence: Evidence, *, ships: bool) -> ArtifactRow:
-    facts, scored = file.file.facts, ships and "accuracy" in file.checked.facts
+def _artifact(file_name: str, file: Exported, evidence: Evidence) -> ArtifactRow:
+    facts, ships = file.file.facts, file_name != "baseline.onnx"
+    scored = ships and "accuracy" in file.checked.facts
     drop = quality("accuracy_drop", evidence, file) if scored else None
     same = quality("agreement", evidence, file) if scored else None
     return ArtifactRow(
-        name=name,
+        name=file_name.removesuffix(".onnx"),
         file=file_name,
         sha256=facts["sha256"],
         bytes=facts["bytes"],
@@ -166,10 +171,15 @@ def _engine(engine: Stage, source: Exported) -> ArtifactRow:
     )
 
 
-def _latency(measured: Measured) -> list[LatencyRow]:
+def _name(step: str, evidence: Evidence) -> str:
+    """Rows about the file that ships carry its name, rows about earlier steps the step's."""
+    return SHIPS if step == evidence.artifact.step else step
+
+
+def _latency(measured: Measured, evidence: Evidence) -> list[LatencyRow]:
     return [
         LatencyRow(
-            name=step,
+            name=_name(step, evidence),
             runtime=measured.runtime,
             samples_ns=list(m.samples_ns),
             percentiles=[Percentile(p.q, p.ms, p.low_ms, p.high_ms) for p in m.percentiles()],
@@ -186,7 +196,7 @@ def _comparison(measured: Measured, evidence: Evidence) -> ComparisonRow | None:
     if found is None:
         return None
     figure = Figure(found.ratio, found.low, found.high)
-    return ComparisonRow(baseline, artifact, measured.runtime, figure, found.outcome, found.reason)
+    return ComparisonRow(baseline, SHIPS, measured.runtime, figure, found.outcome, found.reason)
 
 
 def _goal(verdict: GoalVerdict) -> GoalRow:
@@ -196,16 +206,18 @@ def _goal(verdict: GoalVerdict) -> GoalRow:
         bound=goal.bound,
         on=goal.on,
         outcome=verdict.outcome.value,
-        figure=_figure(reading) if reading.value is not None else None,
+        figure=_figure(reading),
         unit=reading.unit,
         margin=verdict.margin,
         reason=verdict.reason,
     )
 
 
-def _figure(reading: Reading, factor: float = 1.0) -> Figure:
-    low, value, high = (None if x is None else x * factor for x in (reading.low, reading.value, reading.high))
-    return Figure(value if value is not None else float("nan"), low, high)
+def _figure(reading: Reading, factor: float = 1.0) -> Figure | None:
+    if reading.value is None or not isfinite(reading.value):
+        return None
+    low, high = (None if x is None else x * factor for x in (reading.low, reading.high))
+    return Figure(reading.value * factor, low, high)
 
 
 def _notes(findings: Findings) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,18 @@ from ..export.parity import parity
 from ..export.score import score
 from ..models.data import Dataset
 from ..models.errors import BadInput
-from ..models.files import sha256_of
 from ..models.model import Model
 from ..models.sources import load
 from ..models.summary import summarize
+from .fixed_batch import fix_batch
 from .kept_model import keep, recall
 from .recipe import Recipe
 from .recipe_parts import Step
 from .store import Facts, Stage, Store
+from .user_files import model_hashes
 
 PARITY_EXAMPLES = 256
+CAPTURE = "capture"
 
 
 @dataclass(frozen=True)
@@ -56,30 +58,36 @@ class Exported:
 
 def capture_stage(store: Store, recipe: Recipe, data: Dataset | None) -> Stage:
     """Load and capture the model of the recipe."""
-    part = recipe.model
+    part, written = recipe.model, recipe.written[0]
     shape = part.input or (data.input_shape if data and part.source.startswith("torchvision:") else None)
 
     def make(folder: Path) -> Facts:
         model = load(part.source, weights=part.weights, input_shape=shape, classes=part.classes)
         if data:
             _check_fit(model, data)
+        model = replace(model, source=written.source)
         facts = asdict(summarize(model))
         keep(store, model, folder)
         return {"specs": facts, "params": facts["params"], "macs": facts["macs"]}
 
-    files = [part.source.rpartition(":")[0] or part.source, part.weights]
-    hashes = [sha256_of(Path(f)) for f in files if f and Path(f).is_file()]
-    return store.run("capture", {"model": asdict(part), "shape": shape, "files": hashes}, make)
+    # As the recipe names it and by content, so that a project that was moved keeps its stages.
+    return store.run(CAPTURE, {"model": asdict(written), "shape": shape, "files": model_hashes(part)}, make)
 
 
 def _check_fit(model: Model, data: Dataset) -> None:
     """Say before hours of work that the model and the data do not go together."""
     wanted, given = model.inputs[0].shape[1:], tuple(data.input_shape)
     if wanted != given:
-        raise BadInput(f"the model takes {wanted} inputs, the data gives {given}; set model.input or choose other data")
+        raise BadInput(
+            f"{model.source} takes inputs of shape {wanted}, {data.name} gives {given}; choose other data, or set "
+            "model.input where the source lets you"
+        )
     classes = model.outputs[0].shape[-1]
     if classes != len(data.classes):
-        raise BadInput(f"the model tells {classes} classes apart, the data has {len(data.classes)}; set model.classes")
+        raise BadInput(
+            f"{model.source} tells {classes} classes apart, {data.name} has {len(data.classes)}; choose other data, or "
+            "set model.classes where the source lets you"
+        )
 
 
 def pass_stage(store: Store, step: Step, before: Stage, teacher: Stage, data: Dataset | None) -> Stage:
@@ -102,15 +110,20 @@ def pass_stage(store: Store, step: Step, before: Stage, teacher: Stage, data: Da
     return store.run(step.name, inputs, make)
 
 
-def export_stage(store: Store, step: Stage, precision: Precision, target: Target, opset: int) -> Stage:
+def export_stage(store: Store, recipe: Recipe, step: Stage, precision: Precision, target: Target) -> Stage:
     """Write one step's model as ONNX."""
+    opset = recipe.export.onnx.opset
+    batch = None if recipe.export.onnx.dynamic_batch else recipe.profile.batch
 
     def make(folder: Path) -> Facts:
-        artifact = to_onnx(recall(store, step), folder / "model.onnx", precision, target, opset)
+        model = recall(store, step)
+        artifact = to_onnx(model, folder / "model.onnx", precision, target, opset)
+        artifact = fix_batch(artifact, model, batch) if batch else artifact
         return artifact.to_dict() | {"path": artifact.path.name}
 
-    name = f"export-{step.name}" + ("-tensorrt" if target == "tensorrt" else "")
-    inputs = {"step": step.key, "precision": precision, "target": target, "opset": opset}
+    label = "baseline" if step.name == CAPTURE else step.name
+    name = f"export-{label}" + ("-tensorrt" if target == "tensorrt" else "")
+    inputs = {"step": step.key, "precision": precision, "target": target, "opset": opset, "batch": batch}
     return store.run(name, inputs, make)
 
 

@@ -23,16 +23,20 @@ from typing import IO, Any
 
 from ..models.errors import BadInput
 from ..models.files import sha256_of
+from ..models.model import Model
+from ..profile.environment import environment
 from .progress import Progress
 
 Facts = dict[str, Any]
-_ROOMLESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-_TOOLS = ("torch", "torchvision", "onnx", "onnxscript", "numpy")
+_ROOMLESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_REFUSED = {errno.EACCES, errno.EPERM}
+_TOOLS = ("shipworthy", "torchvision", "onnx", "onnxscript")
+_MAKING = ".making-"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A finished stage: its name and folder, what it found out, its key for the stages after it, and how long it took."""
+    """A finished stage: where it is, what it found out, its key for the stages after it, and how long it took."""
 
     name: str
     folder: Path
@@ -49,6 +53,8 @@ class Store:
     progress: Progress
     seconds: dict[str, float] = field(default_factory=dict)
     bookkeeping_s: float = 0.0
+    models: dict[str, Model] = field(default_factory=dict)
+    """Models in use, by the key of their stage; see `kept_model`."""
 
     def run(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], Facts]) -> Stage:
         """Return the stage for these inputs: the finished one, or a new one made by `make(folder)`.
@@ -67,20 +73,14 @@ class Store:
         self.progress.stage(name)
         began, kept_books = time.perf_counter(), self.bookkeeping_s
         try:
-            return self._make(name, folder, key, make)
-        except OSError as fault:
-            if fault.errno in _ROOMLESS:
-                raise BadInput(
-                    f"{self.root}: cannot be written ({fault.strerror}); make room or choose another --workdir"
-                ) from fault
-            raise
+            with self._explained():
+                return self._make(name, folder, key, make)
         finally:
             spent = time.perf_counter() - began
             self.seconds[name] = spent - (self.bookkeeping_s - kept_books)
 
     def _make(self, name: str, folder: Path, key: str, make: Callable[[Path], Facts]) -> Stage:
-        beside = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
-        try:
+        with self._beside() as beside:
             began = time.perf_counter()
             facts = make(beside)
             seconds = time.perf_counter() - began
@@ -91,8 +91,45 @@ class Store:
                 shutil.rmtree(folder, ignore_errors=True)
                 beside.rename(folder)
             return Stage(name, folder, json.loads(json.dumps(facts)), key, seconds)
+
+    @contextmanager
+    def delivery(self) -> Iterator[Path]:
+        """Give a folder for what the user gets; its files take their places in the work folder when all are whole.
+
+        `report.json` goes last and the old one first, so that a report never speaks of another run's files.
+
+        Raises:
+            BadInput: the work folder is full or cannot be written.
+        """
+        with self._explained(), self._beside() as folder:
+            yield folder
+            last = self.root / "report.json"
+            last.unlink(missing_ok=True)
+            for path in sorted(folder.iterdir(), key=lambda path: path.name == last.name):
+                path.replace(self.root / path.name)
+
+    @contextmanager
+    def _beside(self) -> Iterator[Path]:
+        """Give a folder that a killed run leaves behind under a name that the next run sweeps away."""
+        folder = Path(tempfile.mkdtemp(prefix=_MAKING, dir=self.root / "stages"))
+        try:
+            yield folder
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say so where the work folder is what failed, whatever the error is wrapped in."""
+        try:
+            yield
+        except Exception as fault:
+            cause = _unwritable(fault, self.root)
+            if cause is None:
+                raise
+            raise BadInput(
+                f"{self.root}: the work folder cannot be written ({cause.strerror}); make room there and in the "
+                "folder for temporary files, or choose another --workdir; finished stages are kept"
+            ) from fault
 
     @contextmanager
     def bookkeeping(self) -> Iterator[None]:
@@ -115,11 +152,13 @@ def open_store(root: Path, progress: Progress) -> Iterator[Store]:
         (root / "stages").mkdir(parents=True, exist_ok=True)
         lock = (root / ".lock").open("w")
     except OSError as fault:
-        raise BadInput(f"{root}: cannot be used as a work folder ({fault.strerror}); choose another --workdir") from fault
+        raise BadInput(
+            f"{root}: cannot be used as a work folder ({fault.strerror}); choose another --workdir"
+        ) from fault
     with lock:
         if not _locked(lock):
             raise BadInput(f"{root}: another build is using this work folder; wait for it or choose another --workdir")
-        for left in (root / "stages").glob(".making-*"):
+        for left in (root / "stages").glob(f"{_MAKING}*"):
             shutil.rmtree(left, ignore_errors=True)
         yield Store(root, progress)
 
@@ -132,9 +171,22 @@ def _locked(file: IO[str]) -> bool:
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:  # a file system without locks
+        return True
     return True
+
+
+def _unwritable(fault: BaseException | None, root: Path) -> OSError | None:
+    """Find, among an error and its causes, a device without room or a place under `root` that may not be written."""
+    while fault is not None:
+        if isinstance(fault, OSError):
+            inside = isinstance(fault.filename, str | Path) and Path(fault.filename).is_relative_to(root)
+            if fault.errno in _ROOMLESS or (fault.errno in _REFUSED and inside):
+                return fault
+        fault = fault.__cause__ or fault.__context__
+    return None
 
 
 def _finished(name: str, folder: Path, key: str) -> Stage | None:
@@ -157,5 +209,11 @@ def _program() -> str:
     package = Path(__file__).parent.parent
     stages = ("models", "compress", "export", "profile", "pipeline")
     sources = [path for stage in stages for path in sorted((package / stage).glob("*.py"))]
-    versions = [f"{tool} {version(tool)}" for tool in _TOOLS]
-    return _digest([*(f"{p.parent.name}/{p.name} {sha256_of(p)}" for p in sources), *versions])
+    return _digest([tool_versions(), *(f"{p.parent.name}/{p.name} {sha256_of(p)}" for p in sources)])
+
+
+@cache
+def tool_versions() -> dict[str, str | None]:
+    """Return the versions that decide what the stages make; None for what is not installed."""
+    found: dict[str, str | None] = environment()["versions"]
+    return {tool: version(tool) for tool in _TOOLS} | found

@@ -9,7 +9,7 @@ class ProfileError(Exception):
     exit_code = 4
 
 
-class BadPlan(ProfileError):  # noqa: N818 - reads as what happened
+class BadPlan(ProfileError):
     """What the user gave cannot be measured: settings, inputs, or a file that is not a model."""
 
     exit_code = 2

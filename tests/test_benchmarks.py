@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from shipworthy.benchmarks import common, glue, int8_saturation, main_job, pipeline_overhead, timing
+
+FOLDER = Path(common.__file__).parent
+SCRIPTS = ("main_job", "pipeline_overhead", "int8_saturation")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_each_script_answers_help_without_torch(name: str) -> None:
+    """`--help` of a benchmark works, names its options, and is quick because nothing heavy is imported for it."""
+    code = (
+        "import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(FOLDER / f"{name}.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "--quick" in done.stdout
+    assert "--out" in done.stdout
+    assert done.stdout.endswith("False\n")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch_pruning") is not None, reason="Torch-Pruning is installed")
+def test_without_torch_pruning_the_remedy_is_named(tmp_path: Path) -> None:
+    """The comparison ends before any work, with what to install, when the other tool is absent."""
+    command = [sys.executable, str(FOLDER / "main_job.py"), "--workdir", str(tmp_path / "work")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "this benchmark compares with Torch-Pruning, which is not installed: pip install torch-pruning==1.6.1\n"
+    )
+    assert not (tmp_path / "work").exists()
+
+
+def test_without_a_model_the_command_that_makes_one_is_named(tmp_path: Path) -> None:
+    """The saturation benchmark says how to get the model that it needs."""
+    command = [sys.executable, str(FOLDER / "int8_saturation.py"), "--model", str(tmp_path / "none.pt2")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "none.pt2: no such file; run `shipworthy build" in done.stderr
+
+
+def test_the_machine_is_described_without_naming_it() -> None:
+    """Results say which processor and versions they come from, and nothing about who ran them."""
+    found = common.machine()
+    assert {"shipworthy", "torch", "numpy"} <= set(found["versions"])
+    assert str(Path.home()) not in str(found)
+    assert found["versions"]["torch"] in common.machine_text(found)
+
+
+def test_dot_products_are_told_from_other_instructions() -> None:
+    """Only instructions that sum 8-bit products in 32 bits count."""
+    assert common.int8_dot_products(["avx2", "avx512f", "avx512_bf16"]) == []
+    assert common.int8_dot_products(["avx2", "avx_vnni"]) == ["avx_vnni"]
+
+
+def test_tables_are_markdown() -> None:
+    """Every row has as many cells as the head, and numbers are aligned right."""
+    assert common.table(("a", "b"), [("x", "1")]) == "| a | b |\n| --- | ---: |\n| x | 1 |\n"
+    assert common.interval(7.514, 7.4, 7.619) == "7.51 (7.40 to 7.62)"
+    assert common.interval(7.514, None, None) == "7.51"
+
+
+def test_results_are_written_as_text_and_as_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A benchmark leaves a Markdown file for people and JSON with a schema version for programs."""
+    common.write_results(tmp_path, "one", "# One\n", {"rows": [1]})
+    assert (tmp_path / "one.md").read_text() == "# One\n"
+    assert (tmp_path / "one.json").read_text() == '{\n "schema": 1,\n "rows": [\n  1\n ]\n}\n'
+    assert capsys.readouterr().out == "# One\n\n"
+
+
+def test_a_quick_recipe_is_the_recipe_with_four_steps(tmp_path: Path) -> None:
+    """A smoke run differs from the example in nothing but the length of its training."""
+    from shipworthy import read_recipe
+
+    full, quick = (read_recipe(path) for path in (common.EXAMPLE, common.quick_recipe(common.EXAMPLE, tmp_path)))
+    steps = [step.settings.steps for step in quick.compress if hasattr(step.settings, "steps")]
+    assert steps
+    assert set(steps) == {4}
+    assert [step.name for step in quick.compress] == [step.name for step in full.compress]
+    assert quick.goals == full.goals
+
+
+def test_overhead_accounts_for_every_second() -> None:
+    """Stages, bookkeeping and the rest add up to the whole."""
+    found = pipeline_overhead.overhead({"prune": 60.0, "distill": 37.0, "bookkeeping": 2.0, "total": 100.0})
+    assert (found.stages_s, found.bookkeeping_s, found.elsewhere_s, found.share) == (97.0, 2.0, 1.0, 0.02)
+
+
+def test_memory_of_children_counts() -> None:
+    """The peak of a run holds what its child processes hold."""
+    inner = "x = bytearray(80 * 2**20); import time; time.sleep(0.5)"
+    outer = f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', {inner!r}]) + 3)"
+    seen = pipeline_overhead.watch([sys.executable, "-c", outer], interval_s=0.02)
+    assert seen.exit_code == 3
+    assert seen.process_peak_bytes > 80 * 2**20
+    assert seen.tree_peak_bytes > seen.process_peak_bytes
+
+
+def test_the_probe_sees_what_a_command_imports() -> None:
+    """Of the packages asked for, those that the command line used are told, and no others."""
+    assert pipeline_overhead.imported(["--help"], ("torch", "typer")) == ["typer"]
+
+
+def test_the_bare_loop_times_one_call_at_a_time() -> None:
+    """A sample is one call's own time: its untimed twin, its neighbours and the warm-up are left out."""
+    now = 0
+
+    def taking(ns: int) -> None:
+        nonlocal now
+        now += ns
+
+    runs = {"slow": lambda: taking(50), "fast": lambda: taking(10)}
+    assert timing.timed_rounds(runs, 5, lambda: now) == {"slow": [50] * 5, "fast": [10] * 5}
+
+
+def test_a_perfect_student_loses_only_the_labels_part() -> None:
+    """With equal scores the softened part of the loss is zero, so that cross-entropy's share is left."""
+    scores, labels = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0])
+    loss = glue.distillation_loss(scores, scores, labels, glue.Glue(steps=1, batch=1))
+    assert loss.item() == pytest.approx(0.1 * torch.nn.functional.cross_entropy(scores, labels).item(), rel=1e-5)
+
+
+def test_calibration_examples_come_once_and_all() -> None:
+    """Batches together are the images, and then there are no more."""
+    images = np.arange(10, dtype=np.float32).reshape(10, 1)
+    reader = glue.Examples(images, batch=4)
+    parts = list(_all_of(reader))
+    assert np.array_equal(np.concatenate(parts), images)
+    assert reader.get_next() is None
+
+
+def test_errors_are_relative_to_the_largest_score() -> None:
+    """The error of one score is told as a share of the largest magnitude wanted."""
+    found, wanted = np.array([[1.0, -4.0]], np.float32), np.array([[2.0, -4.0]], np.float32)
+    assert int8_saturation.relative_error(found, wanted) == 0.25
+
+
+def test_every_compared_file_has_a_name() -> None:
+    """The table starts with the baseline and ends with ours, each int8 file of the glue between."""
+    names = list(main_job.files(Path("work")))
+    assert (names[0], names[-1]) == (main_job.BASELINE, main_job.OURS)
+    assert set(main_job.GLUE) < set(names)
+
+
+def _all_of(reader: glue.Examples) -> Iterator[np.ndarray]:
+    while (part := reader.get_next()) is not None:
+        yield part["x"]

@@ -1,0 +1,155 @@
+"""A student learns what its teacher knows, the same way every time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from shipworthy.compress.distill import Distill
+from shipworthy.compress.distill_data import teacher_batches
+from shipworthy.compress.distill_loss import SoftTarget, soft_target_loss
+from shipworthy.models.data import Dataset
+from shipworthy.models.errors import BadInput, ToolFailed
+from shipworthy.models.model import Model, capture
+from shipworthy.tests.small_nets import captured, outputs, quadrants
+from torch import Tensor, nn
+
+# Mirrored corners are other classes.
+CALM: dict[str, Any] = {"flip": False, "shift": 0, "mixup": 0.0, "batch": 64, "learning_rate": 0.02}
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    """Four classes of bright corners."""
+    return quadrants()
+
+
+@pytest.fixture(scope="module")
+def untrained() -> Model:
+    """A model that knows nothing."""
+    return captured("residual", torch.float32)
+
+
+@pytest.fixture(scope="module")
+def teacher(data: Dataset, untrained: Model) -> Model:
+    """The same model, trained on the labels alone."""
+    return Distill(steps=40, alpha=0.0, **CALM)(untrained, data=data, teacher=untrained).model
+
+
+def _accuracy(model: Model, data: Dataset) -> float:
+    x, y = data.batch(data.test, torch.arange(len(data.test)))
+    return float((outputs(model, x)[0].argmax(1) == y).float().mean())
+
+
+def _weights(model: Model) -> list[Tensor]:
+    return [value.clone() for value in model.module.state_dict().values()]
+
+
+# --- the loss
+
+
+def _logits(seed: int) -> Tensor:
+    return torch.randn(5, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_the_loss_is_the_formula(alpha: float) -> None:
+    """The loss is alpha T^2 sum p log(p / q) + (1 - alpha) cross-entropy, written out and averaged over examples."""
+    student, scores, labels, t = _logits(0), _logits(1), torch.softmax(_logits(2), 1), 3.0
+    total = 0.0
+    for s, v, y in zip(student, scores, labels, strict=True):
+        q, p, hard = ((z - z.max()).exp() / (z - z.max()).exp().sum() for z in (s / t, v / t, s))
+        total += float(alpha * t**2 * (p * (p / q).log()).sum() - (1 - alpha) * (y * hard.log()).sum())
+    assert float(soft_target_loss(student, SoftTarget(scores, labels), t, alpha)) == pytest.approx(total / 5)
+
+
+def test_high_temperatures_match_logits() -> None:
+    """With T far above the logits, the gradient is that of half the squared distance of centred logits (Hinton)."""
+    student, scores = _logits(0).requires_grad_(), _logits(1)
+    soft_target_loss(student, SoftTarget(scores, scores), 1e4, 1.0).backward()  # type: ignore[no-untyped-call]  # torch's own
+    z, v = (x - x.mean(1, keepdim=True) for x in (student.detach(), scores))
+    torch.testing.assert_close(student.grad, (z - v) / 4 / 5, rtol=1e-3, atol=1e-6)
+
+
+# --- learning
+
+
+def test_a_student_learns_from_the_teacher_alone(data: Dataset, untrained: Model, teacher: Model) -> None:
+    """Labels teach the teacher, and the teacher's scores alone teach a student of another shape."""
+    student = captured("plain", torch.float32)
+    result = Distill(steps=60, alpha=1.0, **CALM)(student, data=data, teacher=teacher)
+    assert _accuracy(untrained, data) < 0.5
+    assert _accuracy(student, data) < 0.5
+    assert _accuracy(teacher, data) > 0.9
+    assert _accuracy(result.model, data) > 0.8
+    assert result.facts["last_loss"] < result.facts["first_loss"]
+    assert (result.facts["steps"], result.facts["epochs"]) == (60, 15.0)
+    assert result.facts["params_after"] == result.facts["params_before"]
+
+
+def test_one_seed_gives_one_model(data: Dataset, teacher: Model) -> None:
+    """Equal seeds give equal weights to the last bit, with all augmentation on; another seed gives others."""
+    student = captured("plain", torch.float32)
+    runs = [_weights(Distill(epochs=0.5, seed=s)(student, data=data, teacher=teacher).model) for s in (3, 3, 4)]
+    assert all(torch.equal(a, b) for a, b in zip(runs[0], runs[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(runs[0], runs[2], strict=True))
+
+
+def test_teacher_and_input_stay(data: Dataset, teacher: Model) -> None:
+    """Distilling changes neither the teacher nor the model it is given."""
+    student = captured("views", torch.float32)
+    before, code = [*_weights(teacher), *_weights(student)], teacher.module.code
+    Distill(steps=2)(student, data=data, teacher=teacher)
+    assert all(torch.equal(a, b) for a, b in zip(before, [*_weights(teacher), *_weights(student)], strict=True))
+    assert teacher.module.code == code
+
+
+def test_the_teacher_sees_what_the_student_sees(data: Dataset, teacher: Model) -> None:
+    """Scores belong to the very images of the batch, blended or not; labels stay probabilities."""
+    for x, target in teacher_batches(Distill(steps=3, batch=32), data, teacher, 3):
+        torch.testing.assert_close(outputs(teacher, x)[0], target.scores, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(target.labels.sum(1), torch.ones(32))
+
+
+def test_a_pass_over_the_data_shows_every_image_once(data: Dataset, teacher: Model) -> None:
+    """Without augmentation 256 images in batches of 64 are 256 different ones every four steps, in another order."""
+    batches = [x for x, _ in teacher_batches(Distill(steps=8, **CALM), data, teacher, 8)]
+    passes = [torch.cat(batches[:4]).flatten(1), torch.cat(batches[4:]).flatten(1)]
+    assert [len(p.unique(dim=0)) for p in passes] == [256, 256]
+    assert not torch.equal(*passes)
+    assert torch.equal(passes[0].unique(dim=0), passes[1].unique(dim=0))
+
+
+# --- what is refused
+
+
+def test_data_and_a_teacher_are_needed(data: Dataset, teacher: Model) -> None:
+    """Without data, or without a teacher, the message says what to pass."""
+    with pytest.raises(BadInput, match=r"distill: needs training data to learn from: pass `data=`"):
+        Distill(steps=1)(teacher, teacher=teacher)
+    with pytest.raises(BadInput, match=r"distill: needs a teacher: pass `teacher=`"):
+        Distill(steps=1)(teacher, data=data)
+
+
+@pytest.mark.parametrize("wrong", [nn.Linear(8, 5), nn.Linear(8, 4)], ids=["inputs", "classes"])
+def test_models_that_do_not_fit_the_data_are_refused(wrong: nn.Module, data: Dataset, teacher: Model) -> None:
+    """A model or teacher with other inputs or classes is refused with both shapes before anything runs."""
+    other = capture(wrong, (torch.zeros(2, 3, 8, 8),))
+    for model, judge in ((other, teacher), (teacher, other)):
+        with pytest.raises(BadInput, match=r"distill: the model maps .* the data 'quadrants' has images \(3, 8, 8\) of 4"):
+            Distill(steps=1)(model, data=data, teacher=judge)
+
+
+def test_a_loss_that_explodes_names_the_step(data: Dataset, teacher: Model) -> None:
+    """With an absurd learning rate training ends with the step and the remedy."""
+    with pytest.raises(ToolFailed, match=r"distill: the loss is (nan|inf) at step \d of 9; lower learning_rate"):
+        Distill(steps=9, **{**CALM, "learning_rate": 1e30})(teacher, data=data, teacher=teacher)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"epochs": 1, "steps": 1}, {"steps": 1, "alpha": 1.5}, {"steps": 0}, {"step": 1}])
+def test_settings_without_sense_are_refused(wrong: dict[str, Any]) -> None:
+    """Exactly one length is given, and every value lies in its range."""
+    with pytest.raises(ValidationError):
+        Distill(**wrong)

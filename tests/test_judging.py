@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from math import inf, nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shipworthy.export.artifact import Target
+from shipworthy.pipeline.judging import Evidence, doubts, judge_goals, quality
+from shipworthy.pipeline.measuring import Measured
+from shipworthy.pipeline.stages import Exported
+from shipworthy.pipeline.store import Stage
+from shipworthy.profile.goals import Goal, GoalVerdict, Outcome, conclude
+from shipworthy.profile.measure import Measurement
+from shipworthy.profile.memory import Memory
+from shipworthy.profile.plan import Plan
+
+SMALL = Goal("size_mb", max=1000)
+LABELS = np.arange(100) % 4
+
+
+def exported(folder: Path, step: str, target: Target = "cpu", wrong: int = 0, **facts: Any) -> Exported:
+    """Return a file whose predictions are wrong on the first `wrong` of 100 examples."""
+    place = folder / f"{step}-{target}"
+    place.mkdir()
+    np.save(place / "predictions.npy", (LABELS + (np.arange(100) < wrong)) % 4)
+    row = {"name": "output", "relative": 1e-6, "tolerance": 1e-4, "passed": True} | facts.pop("row", {})
+    share = {"value": 1 - wrong / 100, "low": 0.9 - wrong / 100, "high": 1.0}
+    found = (
+        {"parity": [row], "accuracy": share, "macro_recall": share} if facts.pop("data", True) else {"parity": [row]}
+    )
+    file = {"bytes": 1000, "precision": "fp32"} | facts
+    stages = (Stage(name, place, each, "", 0.0) for name, each in (("model", {}), ("export", file), ("check", found)))
+    return Exported(step, target, *stages)
+
+
+def measurement(step: str, samples: list[int]) -> Measurement:
+    """Return invented samples of one interleaved group."""
+    return Measurement(step, "ort-cpu", None, None, Plan(), {}, tuple(samples), 1, "random", "budget", group="one")
+
+
+def evidence(folder: Path, measured: Measured | None = None, **changes: Any) -> Evidence:
+    """Return a baseline and an artifact of a quarter of its size, with changes to the artifact."""
+    files = {"cpu": exported(folder, "quantize", bytes=250, **changes)}
+    return Evidence(exported(folder, "baseline"), files, {"ort-cpu": measured} if measured else {}, LABELS)
+
+
+def only(goal: Goal, found: Evidence) -> GoalVerdict:
+    """Judge one goal."""
+    (verdict,) = judge_goals((goal,), found)
+    return verdict
+
+
+def test_sizes_are_exact(tmp_path: Path) -> None:
+    """Size is in megabytes of a million bytes, and its ratio a factor of the baseline's."""
+    found = evidence(tmp_path)
+    size, ratio = only(Goal("size_mb", max=0.00025), found), only(Goal("size_ratio", max=0.2), found)
+    assert (size.outcome, size.reading.value, size.reading.unit) == (Outcome.MET, 0.00025, "MB")
+    assert (ratio.outcome, ratio.reading.value, ratio.reading.unit) == (Outcome.MISSED, 0.25, "x")
+
+
+def test_quality_is_judged_for_every_file_that_ships(tmp_path: Path) -> None:
+    """One goal on quality gives one verdict a target, and the worst decides."""
+    shipped = {"cpu": exported(tmp_path, "quantize"), "tensorrt": exported(tmp_path, "quantize", "tensorrt", wrong=30)}
+    found = Evidence(exported(tmp_path, "baseline"), shipped, {}, LABELS)
+    verdicts = judge_goals((Goal("accuracy_drop", max=10),), found)
+    assert [(one.goal.on, one.outcome, one.reading.value) for one in verdicts] == [
+        ("cpu", Outcome.MET, 0.0),
+        ("tensorrt", Outcome.MISSED, 30.0),
+    ]
+    assert conclude(verdicts).outcome is Outcome.MISSED
+
+
+def test_a_drop_is_paired_and_shares_are_per_cent(tmp_path: Path) -> None:
+    """The drop counts examples that one file gets right and the other wrong; agreement and accuracy are in per cent."""
+    found = evidence(tmp_path, wrong=5)
+    drop, same, right = (quality(name, found, found.artifact) for name in ("accuracy_drop", "agreement", "accuracy"))
+    assert (drop.value, same.value, right.value) == (5.0, 95.0, 95.0)
+    assert (drop.unit, same.unit, right.unit) == ("points", "%", "%")
+    assert (drop.low or 0) < 5 < (drop.high or 0)
+
+
+@pytest.mark.parametrize(
+    ("goal", "words"),
+    [
+        (Goal("accuracy", min=50), "the recipe names no data"),
+        (Goal("latency_p50_ms", max=1, on="ort-cuda"), "ort-cuda is not among profile.runtimes"),
+        (Goal("latency_p99_ms", max=1, on="ort-cpu"), "9 samples are too few for p99; raise budget_seconds"),
+        (Goal("speedup", min=1, on="ort-cpu"), "nothing was compressed"),
+        (Goal("peak_memory_mb", max=1, on="ort-cpu"), "killed by SIGKILL"),
+    ],
+)
+def test_what_was_not_measured_is_unclear_with_its_reason(goal: Goal, words: str, tmp_path: Path) -> None:
+    """A goal without a reading is never met, and says what was lacking."""
+    baseline = exported(tmp_path, "baseline", data=False)
+    seen = {"baseline": measurement("baseline", [1000] * 9)}
+    memory = {"baseline": Memory(10, failed="the child process was killed by SIGKILL")}
+    found = Evidence(baseline, {"cpu": baseline}, {"ort-cpu": Measured("ort-cpu", seen, memory)}, None)
+    verdict = only(goal, found)
+    assert (verdict.outcome, verdict.margin) == (Outcome.UNCLEAR, None)
+    assert words in verdict.reason
+
+
+def test_latency_speedup_and_memory_are_of_the_artifact(tmp_path: Path) -> None:
+    """The median is the artifact's, the speed-up the paired ratio of baseline to artifact, the peak its child's."""
+    slow, fast = ([factor * (1000 + i % 7) for i in range(1000)] for factor in (3000, 1000))
+    seen = {"baseline": measurement("baseline", slow), "quantize": measurement("quantize", fast)}
+    measured = Measured("ort-cpu", seen, {"quantize": Memory(10, peak_bytes=5_000_000)})
+    found = evidence(tmp_path, measured)
+    readings = {
+        name: only(Goal(name, **bound, on="ort-cpu"), found)
+        for name, bound in {
+            "latency_p50_ms": {"max": 1.1},
+            "latency_p99_ms": {"max": 1.0},
+            "speedup": {"min": 2.9},
+            "peak_memory_mb": {"max": 5.0},
+        }.items()
+    }
+    assert {name: verdict.outcome.value for name, verdict in readings.items()} == {
+        "latency_p50_ms": "met",
+        "latency_p99_ms": "missed",
+        "speedup": "met",
+        "peak_memory_mb": "met",
+    }
+    assert readings["speedup"].reading.value == pytest.approx(3)
+    assert [readings[name].reading.unit for name in readings] == ["ms", "ms", "x", "MB"]
+
+
+def test_a_file_that_differs_from_its_graph_is_never_met(tmp_path: Path) -> None:
+    """A failed parity makes a met run unclear, names the file and how far it is off, and leaves a missed run missed."""
+    found = evidence(tmp_path, row={"relative": 0.3, "passed": False})
+    doubt, size = judge_goals((SMALL,), found)
+    assert (doubt.goal.metric, doubt.goal.on, doubt.outcome) == ("parity", "model.onnx", Outcome.UNCLEAR)
+    assert "model.onnx differs from the graph it was made from by 0.3 of its largest value, wanted at most 0.0001" in doubt.reason  # fmt: skip # noqa: E501
+    assert doubt.margin == pytest.approx(-0.2999)
+    assert size.outcome is Outcome.MET
+    assert conclude([doubt, size]).exit_code == 3
+    assert conclude(judge_goals((SMALL, Goal("size_ratio", max=0.001)), found)).exit_code == 1
+    assert judge_goals((), found) == []
+
+
+@pytest.mark.parametrize("value", [inf, nan])
+def test_outputs_that_are_not_finite_are_in_doubt_in_any_precision(value: float, tmp_path: Path) -> None:
+    """Integers may cost accuracy, which goals judge, but no file may give infinities; no number is made up for them."""
+    broken = evidence(tmp_path, precision="int8", row={"relative": value, "passed": False})
+    (doubt,) = doubts(broken)
+    assert (doubt.outcome, doubt.margin, doubt.reading.value) == (Outcome.UNCLEAR, None, None)
+    assert "is infinite or not a number" in doubt.reason
+
+
+def test_a_coarse_int8_file_is_left_to_the_goals_on_quality(tmp_path: Path) -> None:
+    """An int8 file that is far from its graph, but finite, is not in doubt by that alone; the baseline's file is."""
+    coarse = exported(tmp_path, "quantize", precision="int8", row={"relative": 0.7, "passed": False})
+    broken = exported(tmp_path, "baseline", row={"relative": 0.01, "passed": False})
+    assert [one.goal.on for one in doubts(Evidence(broken, {"cpu": coarse}, {}, LABELS))] == ["baseline.onnx"]

@@ -1,0 +1,108 @@
+"""Runs that are killed end, when started again, as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shipworthy.models.files import sha256_of
+from shipworthy.tests.tiny_project import write_project
+
+# Where a run is killed, one after the other: when a stage has just begun, or so many seconds into it.
+KILLS = (("capture", 0.3), ("export-baseline", 0.0), ("distill", 0.3), ("export-quantize", 0.7), ("engine", 0.0), ("measure-ort-cpu", 0.5))  # fmt: skip # noqa: E501
+# A hash seed of its own for each process shows whether an order of sets decides over bytes.
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONHASHSEED"} | {"OMP_NUM_THREADS": "1"}
+
+
+def start(recipe: Path, out: Path) -> subprocess.Popen[str]:
+    """Start `shipworthy build`."""
+    command = [sys.executable, "-m", "shipworthy", "build", str(recipe), "-w", str(out), "--json"]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=recipe.parent, env=ENVIRONMENT
+    )
+
+
+def killed_in(stage: str, seconds: float, recipe: Path, out: Path) -> None:
+    """Run a build until a stage begins, and a little further, and kill it."""
+    with start(recipe, out) as process:
+        assert process.stderr
+        seen = []
+        for line in process.stderr:
+            seen.append(line)
+            if line.strip() == f"{stage} ...":
+                break
+        else:
+            pytest.fail(f"{stage} never began: {''.join(seen)}")
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.kill()
+    assert process.returncode == -9
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[dict[str, Any], str]:
+    """Wait for a build; return its record and what it told."""
+    said, told = process.communicate()
+    assert process.returncode == 0, told
+    record: dict[str, Any] = json.loads(said)
+    return record, told
+
+
+def hashes(out: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return the hashes of delivered files."""
+    return {name: sha256_of(out / name) for name in names}
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_files(tmp_path: Path) -> None:
+    """After SIGKILL in six stages the last run reuses what was finished and delivers the bytes of an undisturbed run.
+
+    The undisturbed run is another process in another folder: two runs from scratch give the same bytes.
+    """
+    recipe = write_project(tmp_path)
+    calm, torn = tmp_path / "calm", tmp_path / "torn"
+    with start(recipe, calm) as undisturbed:
+        for stage, seconds in KILLS:
+            killed_in(stage, seconds, recipe, torn)
+            assert not (torn / "report.json").exists()
+        record, told = finished(start(recipe, torn))
+        wanted, _ = finished(undisturbed)
+    assert {"distill: reused", "engine: reused", "capture: reused"} <= set(told.splitlines())
+    assert [row["sha256"] for row in record["artifacts"]] == [row["sha256"] for row in wanted["artifacts"]]
+    names = ["baseline.onnx", "model.onnx", "model.tensorrt.onnx", "model.engine", "model.pt2"]
+    assert hashes(torn, names) == hashes(calm, names)
+    kept, whole = ({path.name for path in (out / "stages").iterdir()} for out in (torn, calm))
+    assert kept == whole
+    assert not [path for path in torn.rglob(".*") if path.name != ".lock"]
+
+
+def test_two_builds_at_once_do_not_share_a_work_folder(tmp_path: Path) -> None:
+    """The second process is refused with code 2, and the first is not disturbed by it."""
+    recipe = write_project(tmp_path, compress=None, export=None)
+    with start(recipe, tmp_path / "out") as first:
+        assert first.stderr
+        first.stderr.readline()
+        second = start(recipe, tmp_path / "out")
+        _, told = second.communicate()
+        finished(first)
+    assert second.returncode == 2
+    assert "another build is using this work folder" in told
+
+
+@pytest.mark.slow
+def test_the_reference_model_gives_the_same_bytes_twice(tmp_path: Path) -> None:
+    """Two processes that prune the model in the package from scratch write equal files."""
+    source, prune = {"source": "reference:fashion-resnet20"}, [{"prune": {"ratio": 0.5, "score": "l2"}}]
+    recipe = write_project(tmp_path, model=source, data=None, compress=prune, export=None)
+    runs = [start(recipe, tmp_path / name) for name in ("a", "b")]
+    records = [finished(run)[0] for run in runs]
+    first, second = ([row["sha256"] for row in record["artifacts"]] for record in records)
+    assert first == second
+    assert len(set(first)) == 2
