@@ -104,7 +104,9 @@ def _calibrated(model: Model, calibration: Tensor | None) -> Quantization:
     shapes = [tuple(examples.shape) for examples in given.calibration]
     wanted = [spec.shape for spec in model.inputs]
     if 0 in (shape[0] for shape in shapes) or [shape[1:] for shape in shapes] != [shape[1:] for shape in wanted]:
-        raise BadInput(f"the calibration examples have shapes {shapes}, the model's inputs {wanted}; give some for each")
+        raise BadInput(
+            f"the calibration examples have shapes {shapes}, the model's inputs {wanted}; give some for each"
+        )
     return given
 
 

@@ -108,12 +108,15 @@ def capture(
 
 
 def save_pt2(model: Model, path: str | Path) -> None:
-    """Write the model as a `.pt2` file that needs none of its Python classes."""
+    """Write the model as a `.pt2` file that needs none of its Python classes; the same model gives the same bytes."""
     meta = {"schema": 1, "dynamic_batch": model.dynamic_batch, "source": model.source}
     # Through memory: torch writes the file's own (temporary) name into it, and hides a full disk in a RuntimeError.
     held = io.BytesIO()
     with quiet():
-        torch.export.save(model.export(), held, extra_files={_META: json.dumps(meta)})
+        program = model.export()
+        for node in program.graph.nodes:
+            node.meta.pop("from_node", None)  # where it came from, by addresses in this process
+        torch.export.save(program, held, extra_files={_META: json.dumps(meta)})
     with replacing(Path(path)) as beside:
         beside.write_bytes(held.getbuffer())
 

@@ -17,6 +17,8 @@ Say = Callable[..., None]
 
 REFERENCES = ("fashion-resnet20",)
 DATA_SETS = ("fashion-mnist",)
+BUNDLED = "bundled"
+"""The `data.root` that asks for the images in the package."""
 SOURCES = ("reference", "torchvision")
 LATER_SOURCES = ("timm", "transformers")
 _FORMS = "`reference:NAME`, `torchvision:NAME`, `path/to/file.py:factory` or a `.pt2` file"
@@ -88,8 +90,9 @@ def model_part(part: ModelPart, folder: Path, say: Say) -> ModelPart:
 
 def data_part(part: DataPart, folder: Path, say: Say) -> DataPart:
     """Check the data's files; return the part with absolute paths."""
-    root = part.root and absolute(part.root, folder)
-    if root and not Path(root).is_dir():
+    bundled = part.root == BUNDLED
+    root = part.root if bundled else part.root and absolute(part.root, folder)
+    if root and not bundled and not Path(root).is_dir():
         say(("data", "root"), f"no such folder: {root}; give the one that holds the data files, or leave `root` out")
     if part.mean and part.std and len(part.mean) != len(part.std):
         say(("data", "std"), f"got {len(part.std)} numbers, and `mean` has {len(part.mean)}; give one for each channel")

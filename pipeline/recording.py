@@ -58,7 +58,7 @@ def make_record(findings: Findings, store: Store, total_s: float) -> RunRecord:
         recipe=recipe.to_dict(),
         recipe_sha256=recipe.sha256,
         model={k: first[k] for k in ("source", "params", "macs", "inputs", "outputs")},
-        data=_data(data),
+        data=_data(recipe, data),
         steps=[_step(taken, evidence) for taken in findings.steps],
         artifacts=_artifacts(findings),
         latency=[row for m in evidence.measured.values() for row in _latency(m, evidence)],
@@ -76,11 +76,12 @@ def _environment(recipe: Recipe) -> dict[str, Any]:
     return {**environment(), **how, "versions": tool_versions()}
 
 
-def _data(data: Dataset | None) -> dict[str, Any]:
-    if data is None:
+def _data(recipe: Recipe, data: Dataset | None) -> dict[str, Any]:
+    written = recipe.written[1]
+    if data is None or written is None:
         return {}
     return {
-        "source": data.name,
+        "source": written.source,
         "classes": list(data.classes),
         "train_examples": len(data.train),
         "test_examples": len(data.test),

@@ -8,15 +8,16 @@ from functools import cache
 import numpy as np
 import torch
 import torch.nn.functional as F
-from shipworthy.models.data import Dataset, Preprocessing, in_memory
-from shipworthy.models.model import Model, capture
 from torch import Tensor, nn
 
+from shipworthy.models.data import Dataset, Preprocessing, in_memory
+from shipworthy.models.model import Model, capture
 
-def conv(wide: int, out: int, kernel: int = 3, **options: int) -> nn.Sequential:
-    """Make a convolution that keeps the size, with its batch norm."""
+
+def conv(wide: int, out: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """Make a convolution with its batch norm; with stride 1 it keeps the size."""
     return nn.Sequential(
-        nn.Conv2d(wide, out, kernel, padding=kernel // 2, bias=False, **options), nn.BatchNorm2d(out)
+        nn.Conv2d(wide, out, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(out)
     )
 
 

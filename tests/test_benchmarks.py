@@ -98,6 +98,14 @@ def test_overhead_accounts_for_every_second() -> None:
     assert (found.stages_s, found.bookkeeping_s, found.elsewhere_s, found.share) == (97.0, 2.0, 1.0, 0.02)
 
 
+def test_a_build_without_a_verdict_ends_the_benchmark(tmp_path: Path) -> None:
+    """A refused recipe is not measured as if it had been a run; what it said is passed on."""
+    recipe = tmp_path / "faulty.yaml"
+    recipe.write_text(pipeline_overhead.FAULTY)
+    with pytest.raises(SystemExit, match=r"(?s)ended with code 2:.*did you mean"):
+        pipeline_overhead.fresh_build(recipe, tmp_path / "out")
+
+
 def test_memory_of_children_counts() -> None:
     """The peak of a run holds what its child processes hold."""
     inner = "x = bytearray(80 * 2**20); import time; time.sleep(0.5)"

@@ -6,18 +6,19 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import sympy
+import sympy  # type: ignore[import-untyped]  # it has no stubs
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
+
 from shipworthy.compress.channel_rules import merged_runs
 from shipworthy.compress.channels import AtomTable, Channels, find_channels
 from shipworthy.compress.prune import Prune
 from shipworthy.compress.scores import channel_scores, taylor_gradients
 from shipworthy.models.model import capture
 from shipworthy.tests.small_nets import NETS, captured, outputs, quadrants
-from torch import Tensor, nn
 
 BATCH = sympy.Symbol("s0", positive=True, integer=True)
 # For every net the widths of its free groups, by hand.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import Tensor, nn
+
 from shipworthy.compress.distill import Distill
 from shipworthy.compress.distill_data import teacher_batches
 from shipworthy.compress.distill_loss import SoftTarget, soft_target_loss
@@ -14,10 +17,18 @@ from shipworthy.models.data import Dataset
 from shipworthy.models.errors import BadInput, ToolFailed
 from shipworthy.models.model import Model, capture
 from shipworthy.tests.small_nets import captured, outputs, quadrants
-from torch import Tensor, nn
 
 # Mirrored corners are other classes.
 CALM: dict[str, Any] = {"flip": False, "shift": 0, "mixup": 0.0, "batch": 64, "learning_rate": 0.02}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Train on one thread: on tiny tensors the others only wait."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +79,7 @@ def test_the_loss_is_the_formula(alpha: float) -> None:
 def test_high_temperatures_match_logits() -> None:
     """With T far above the logits, the gradient is that of half the squared distance of centred logits (Hinton)."""
     student, scores = _logits(0).requires_grad_(), _logits(1)
-    soft_target_loss(student, SoftTarget(scores, scores), 1e4, 1.0).backward()  # type: ignore[no-untyped-call]  # torch's own
+    soft_target_loss(student, SoftTarget(scores, scores), 1e6, 1.0).backward()  # type: ignore[no-untyped-call]  # torch's own
     z, v = (x - x.mean(1, keepdim=True) for x in (student.detach(), scores))
     torch.testing.assert_close(student.grad, (z - v) / 4 / 5, rtol=1e-3, atol=1e-6)
 
@@ -117,9 +128,10 @@ def test_a_pass_over_the_data_shows_every_image_once(data: Dataset, teacher: Mod
     """Without augmentation 256 images in batches of 64 are 256 different ones every four steps, in another order."""
     batches = [x for x, _ in teacher_batches(Distill(steps=8, **CALM), data, teacher, 8)]
     passes = [torch.cat(batches[:4]).flatten(1), torch.cat(batches[4:]).flatten(1)]
-    assert [len(p.unique(dim=0)) for p in passes] == [256, 256]
-    assert not torch.equal(*passes)
-    assert torch.equal(passes[0].unique(dim=0), passes[1].unique(dim=0))
+    seen = [{tuple(image) for image in part.tolist()} for part in passes]
+    assert len(seen[0]) == 256
+    assert seen[0] == seen[1]
+    assert not torch.equal(passes[0], passes[1])
 
 
 # --- what is refused
@@ -138,7 +150,9 @@ def test_models_that_do_not_fit_the_data_are_refused(wrong: nn.Module, data: Dat
     """A model or teacher with other inputs or classes is refused with both shapes before anything runs."""
     other = capture(wrong, (torch.zeros(2, 3, 8, 8),))
     for model, judge in ((other, teacher), (teacher, other)):
-        with pytest.raises(BadInput, match=r"distill: the model maps .* the data 'quadrants' has images \(3, 8, 8\) of 4"):
+        with pytest.raises(
+            BadInput, match=r"distill: the model maps .* the data 'quadrants' has images \(3, 8, 8\) of 4"
+        ):
             Distill(steps=1)(model, data=data, teacher=judge)
 
 
@@ -148,7 +162,9 @@ def test_a_loss_that_explodes_names_the_step(data: Dataset, teacher: Model) -> N
         Distill(steps=9, **{**CALM, "learning_rate": 1e30})(teacher, data=data, teacher=teacher)
 
 
-@pytest.mark.parametrize("wrong", [{}, {"epochs": 1, "steps": 1}, {"steps": 1, "alpha": 1.5}, {"steps": 0}, {"step": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{}, {"epochs": 1, "steps": 1}, {"steps": 1, "alpha": 1.5}, {"steps": 0}, {"step": 1}]
+)
 def test_settings_without_sense_are_refused(wrong: dict[str, Any]) -> None:
     """Exactly one length is given, and every value lies in its range."""
     with pytest.raises(ValidationError):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from shipworthy.compress.folding import fold_batch_norm
 from shipworthy.models.graph import aten
 from shipworthy.models.model import Model, capture
 from shipworthy.tests.small_nets import NETS, captured, images, outputs
-from torch import Tensor, nn
 
 # Batch norms left, by hand: behind a concatenation, and behind a convolution that is used twice.
 LEFT = {"dense": 1, "shared": 2}

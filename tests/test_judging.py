@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from shipworthy.export.artifact import Target
 from shipworthy.pipeline.judging import Evidence, doubts, judge_goals, quality
 from shipworthy.pipeline.measuring import Measured
+from shipworthy.pipeline.record import ArtifactRow, ParityRow, RunRecord
 from shipworthy.pipeline.stages import Exported
 from shipworthy.pipeline.store import Stage
 from shipworthy.profile.goals import Goal, GoalVerdict, Outcome, conclude
@@ -155,3 +157,12 @@ def test_a_coarse_int8_file_is_left_to_the_goals_on_quality(tmp_path: Path) -> N
     coarse = exported(tmp_path, "quantize", precision="int8", row={"relative": 0.7, "passed": False})
     broken = exported(tmp_path, "baseline", row={"relative": 0.01, "passed": False})
     assert [one.goal.on for one in doubts(Evidence(broken, {"cpu": coarse}, {}, LABELS))] == ["baseline.onnx"]
+
+
+def test_json_has_null_where_a_file_gives_no_finite_numbers() -> None:
+    """A record with infinities in its parity is valid JSON that says so; its failure stays."""
+    row = ParityRow("output", 8, inf, nan, 0.0, 0.0, 1e-4, False)
+    artifact = ArtifactRow("model", "model.onnx", "", 1, "fp32", "cpu", [row])
+    record = RunRecord(1, "unclear", 3, {}, "", {}, {}, [], [artifact], [], [], [], {}, {}, [])
+    found = json.loads(record.to_json(), parse_constant=pytest.fail)["artifacts"][0]["parity"][0]
+    assert (found["max_abs"], found["relative"], found["cosine"], found["passed"]) == (None, None, 0.0, False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from pydantic import ValidationError
+
 from shipworthy.compress.quantize import Quantize
 from shipworthy.models.errors import BadInput
 from shipworthy.tests.small_nets import captured, quadrants

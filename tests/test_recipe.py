@@ -9,6 +9,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 import yaml
+
 from shipworthy.models.errors import BadInput
 from shipworthy.pipeline import recipe_checks as checks
 from shipworthy.pipeline.recipe import PASSES, OnnxPart, Recipe, RecipeFaults, Runtime, read_recipe
@@ -111,6 +112,9 @@ BREAKS = {
     "data name": ("fashion-mnist", "fashion-minst", 4, "data.source", "did you mean `fashion-mnist`"),
     "data folder": ("fashion-mnist", "some/where", 4, "data.source", "a folder of images per class"),
     "data root": ("fashion-mnist}", "fashion-mnist, root: no/where}", 4, "data.root", "no such folder"),
+    "mean empty": ("fashion-mnist}", "fashion-mnist, mean: []}", 4, "data.mean", "wanted at least 1 in the list"),
+    "std zero": ("fashion-mnist}", "fashion-mnist, std: [0.0]}", 4, "data.std[0]", "wanted more than 0"),
+    "std long": ("fashion-mnist}", "fashion-mnist, mean: [0.5], std: [1, 1]}", 4, "data.std", "got 2 numbers"),
     "data missing": ("data: {source: fashion-mnist}\n", "", 5, "compress[0].prune", "or use `score: l2`"),
     "compress mapping": ("compress:\n", "compress: {}\nx:\n", 5, "compress", "wanted a list of passes"),
     "pass name": ("- distill", "- distil", 7, "compress[1].distil", "did you mean `distill`"),

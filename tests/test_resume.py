@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from shipworthy.models.files import sha256_of
+from shipworthy.pipeline.progress import Silent
+from shipworthy.pipeline.store import open_store
 from shipworthy.tests.tiny_project import write_project
 
 # Where a run is killed, one after the other: when a stage has just begun, or so many seconds into it.
@@ -84,25 +86,21 @@ def test_a_run_killed_again_and_again_ends_with_the_same_files(tmp_path: Path) -
 
 
 def test_two_builds_at_once_do_not_share_a_work_folder(tmp_path: Path) -> None:
-    """The second process is refused with code 2, and the first is not disturbed by it."""
+    """While one process has the work folder, another is refused with code 2 and touches nothing."""
     recipe = write_project(tmp_path, compress=None, export=None)
-    with start(recipe, tmp_path / "out") as first:
-        assert first.stderr
-        first.stderr.readline()
-        second = start(recipe, tmp_path / "out")
-        _, told = second.communicate()
-        finished(first)
+    with open_store(tmp_path / "out", Silent()):
+        half = tmp_path / "out" / "stages" / ".making-now"
+        half.mkdir()
+        _, told = (second := start(recipe, tmp_path / "out")).communicate()
+        assert half.is_dir()
     assert second.returncode == 2
     assert "another build is using this work folder" in told
 
 
-@pytest.mark.slow
 def test_the_reference_model_gives_the_same_bytes_twice(tmp_path: Path) -> None:
-    """Two processes that prune the model in the package from scratch write equal files."""
-    source, prune = {"source": "reference:fashion-resnet20"}, [{"prune": {"ratio": 0.5, "score": "l2"}}]
-    recipe = write_project(tmp_path, model=source, data=None, compress=prune, export=None)
-    runs = [start(recipe, tmp_path / name) for name in ("a", "b")]
-    records = [finished(run)[0] for run in runs]
-    first, second = ([row["sha256"] for row in record["artifacts"]] for record in records)
-    assert first == second
-    assert len(set(first)) == 2
+    """Two processes that capture and export the model in the package write equal files."""
+    command = [sys.executable, "-m", "shipworthy", "export", "reference:fashion-resnet20", "-o"]
+    files = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
+    runs = [subprocess.Popen([*command, str(file)], stdout=subprocess.DEVNULL, env=ENVIRONMENT) for file in files]
+    assert [run.wait() for run in runs] == [0, 0]
+    assert sha256_of(files[0]) == sha256_of(files[1])

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from shipworthy.export.artifact import OnnxArtifact
 from shipworthy.export.onnx_file import to_onnx
 from shipworthy.export.score import predict, score
 from shipworthy.models.errors import BadInput
 from shipworthy.models.model import capture
 from shipworthy.tests.small_nets import captured, outputs, quadrants
-from torch import nn
 
 
 @pytest.fixture(scope="module")

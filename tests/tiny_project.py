@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import yaml
 
@@ -96,3 +97,29 @@ def write_recipe(folder: Path, **changes: Any) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     return path
+
+
+@final
+@dataclass
+class Recorder:
+    """A progress that remembers which stages were made and which reused."""
+
+    made: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    advanced: int = 0
+
+    def stage(self, name: str) -> None:
+        """Remember a stage that begins."""
+        self.made.append(name)
+
+    def reused(self, name: str) -> None:
+        """Remember a stage that was there."""
+        self.kept.append(name)
+
+    def advance(self, done: int, total: int) -> None:
+        """Check that the share is one."""
+        assert 0 <= done <= total
+        self.advanced += 1
+
+    def note(self, text: str) -> None:
+        """Take no note."""
