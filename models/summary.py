@@ -43,7 +43,7 @@ class _Counter(Interpreter):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model.module)
-        self.batch = model.example_inputs[0].shape[0] if model.dynamic_batch else 1
+        self.batch = _batch(model)
         self.dynamic = model.dynamic_batch
         self.layers: list[LayerRow] = []
 
@@ -67,6 +67,13 @@ class _Counter(Interpreter):
             return 0
         value = self.fetch_attr(str(node.target))
         return value.numel() if isinstance(value, torch.nn.Parameter) else 0
+
+
+def _batch(model: Model) -> int:
+    """Return how many examples one call takes: dimension 0 of the input, where every output has it too."""
+    first = model.example_inputs[0].shape[:1]
+    shared = model.dynamic_batch or all(spec.shape[:1] == tuple(first) for spec in model.outputs)
+    return int(first[0]) if first and shared else 1
 
 
 def summarize(model: Model) -> Summary:

@@ -32,7 +32,15 @@ if TYPE_CHECKING:
     from .build import Taken
 
 SHIPS = "model"
-_INNER = ("params_before", "params_after", "macs_before", "macs_after", "seconds", "quantization")
+_COUNTED = ("params", "macs", "weight_bytes")
+_INNER = {
+    "specs",
+    "seconds",
+    "quantization",
+    *_COUNTED,
+    *(f"{c}_{when}" for c in _COUNTED for when in ("before", "after")),
+}
+"""Facts of a pass that the step's row says in figures of its own, or that only the pipeline needs."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ def _step(taken: Taken, evidence: Evidence) -> StepRow:
         accuracy=_share(file, "accuracy"),
         latency_p50_ms=_p50(latency.percentiles()[0]) if latency else None,
         seconds=taken.model.seconds,
-        facts={k: v for k, v in facts.items() if k not in _INNER and k != "specs"},
+        facts={k: v for k, v in facts.items() if k not in _INNER},
     )
 
 

@@ -67,7 +67,9 @@ def _ort_cuda(target: Target, plan: Plan, inputs: Inputs | None) -> Runner:
 
 
 def _engine(target: Target, plan: Plan, inputs: Inputs | None) -> Runner:
-    raise RuntimeAbsent("runtime tensorrt: this version builds TensorRT engines but does not run them; measure with ort-cpu")
+    raise RuntimeAbsent(
+        "runtime tensorrt: this version builds TensorRT engines but does not run them; measure with ort-cpu"
+    )
 
 
 RUNTIMES: dict[str, Opener] = {

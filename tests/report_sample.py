@@ -220,6 +220,7 @@ def sample() -> RunRecord:
         },
         seconds={"capture": 2.4, "prune": 14.2, "distill": 251.8, "quantize": 6.1, "measure": 31.0},
         notes=["The full training set was not found; the 8,000 images of the package were used."],
+        finished_at="2026-01-31T12:00:00+00:00",
     )
 
 

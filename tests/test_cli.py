@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from typer.testing import CliRunner, Result
+
 from shipworthy.models.errors import BadInput, MissingRuntime, ToolFailed
 from shipworthy.pipeline.cli import app
 from shipworthy.pipeline.cli_build import verdict_text
@@ -30,7 +32,6 @@ from shipworthy.pipeline.record import (
     Percentile,
     RunRecord,
 )
-from typer.testing import CliRunner, Result
 
 COMMANDS = ("build", "inspect", "export", "engine", "profile", "compare", "parity", "doctor")
 

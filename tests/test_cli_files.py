@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from shipworthy.pipeline.cli import app
 from typer.testing import CliRunner, Result
+
+from shipworthy.pipeline.cli import app
 
 
 def run(*args: str | Path) -> Result:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from shipworthy.models import data_fashion
 from shipworthy.models.data import Dataset, Preprocessing, open_data
 from shipworthy.models.data_pack import pack, pick

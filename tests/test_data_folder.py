@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from shipworthy.models.data import Dataset, open_data
 from shipworthy.models.errors import BadInput
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from shipworthy.models.errors import BadInput
 from shipworthy.models.metrics import Estimate, accuracy, agreement, macro_recall, paired_drop
 

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
 import shipworthy
 
 ROOT = Path(__file__).parents[1]

@@ -11,6 +11,7 @@ from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
+
 from shipworthy.models.errors import BadInput
 from shipworthy.pipeline.plots import goal_plot, latency_plot
 from shipworthy.pipeline.record import ComparisonRow, Figure, GoalRow, RunRecord

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
+
 from shipworthy.models.checkpoints import load_weights
 from shipworthy.models.data import open_data
 from shipworthy.models.errors import BadInput
@@ -19,7 +21,6 @@ from shipworthy.models.metrics import accuracy
 from shipworthy.models.model import save_pt2
 from shipworthy.models.sources import load
 from shipworthy.models.user_code import call_user
-from torch import nn
 
 NET = """
 import torch

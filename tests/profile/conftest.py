@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import parser
+
 from shipworthy.profile.plan import Plan
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>\n'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+
 from shipworthy.profile.available import runtimes
 from shipworthy.profile.devices import cuda_absent
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from shipworthy.profile.errors import BadPlan
 from shipworthy.profile.goals import Goal, Outcome, Reading, conclude, judge
 

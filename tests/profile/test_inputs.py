@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from shipworthy.profile.errors import BadPlan
 from shipworthy.profile.inputs import InputSpec, check_inputs, random_inputs
 

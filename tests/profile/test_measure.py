@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from shipworthy.profile.compare import compare, compare_measurements, ratio_outcome
 from shipworthy.profile.errors import BadPlan, ProfileError
 from shipworthy.profile.measure import Measurement, interleave, measure

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from shipworthy.profile.errors import BadPlan, RuntimeAbsent
 from shipworthy.profile.memory import Memory, death, peak_memory, run_child
 from shipworthy.profile.plan import Plan

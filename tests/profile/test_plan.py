@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from shipworthy.profile.errors import BadPlan, ProfileError, RuntimeAbsent
 from shipworthy.profile.plan import Plan
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from shipworthy.profile.devices import cuda_absent
 from shipworthy.profile.errors import BadPlan, ProfileError, RuntimeAbsent
 from shipworthy.profile.plan import Plan

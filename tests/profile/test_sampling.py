@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 import pytest
+
 from shipworthy.profile.errors import ProfileError
 from shipworthy.profile.plan import Plan
 from shipworthy.profile.sampling import Turn, collector_off, orders, sample

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from shipworthy.profile.plan import Plan
 from shipworthy.profile.stopping import is_checkpoint, precise, sampling_done, settled, warmup_done
 
