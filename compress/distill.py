@@ -29,6 +29,8 @@ class Distill(Pass):
         learning_rate: the peak of a one-cycle schedule.
         batch: examples a step.
         weight_decay: on weights of two and more dimensions.
+        reuse: steps for each batch that the teacher judges. The teacher is the larger network, so most of the time goes
+            into it; blended images wear out slowly. 1: a new batch every step.
         flip: mirror half of the images; wrong for text and digits.
         shift: move images by up to so many pixels.
         mixup: blend pairs of images (Zhang et al. 2018); the teacher says what the blend is, so that few images
@@ -43,6 +45,7 @@ class Distill(Pass):
     learning_rate: Annotated[float, Gt(0)] = 0.05
     batch: Annotated[int, Ge(2)] = 128
     weight_decay: Annotated[float, Ge(0)] = 5e-4
+    reuse: Annotated[int, Ge(1)] = 3
     flip: bool = True
     shift: Annotated[int, Ge(0)] = 2
     mixup: Annotated[float, Ge(0)] = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -19,19 +20,40 @@ from .training import laid_out, lay_out
 if TYPE_CHECKING:
     from .distill import Distill
 
+MEMORY_BYTES = 256 * 2**20
+"""Judged batches are kept for reuse up to so much memory; then the oldest go."""
+
 
 def teacher_batches(
     settings: Distill, data: Dataset, teacher: Model, steps: int
 ) -> Iterator[tuple[Tensor, SoftTarget]]:
-    """Yield `steps` batches. The teacher sees the very images that the student sees (Beyer et al. 2022)."""
+    """Yield `steps` batches. The teacher sees the very images that the student sees (Beyer et al. 2022).
+
+    Every `settings.reuse`-th batch is new; those between are drawn from the batches the teacher has judged before.
+    """
     generator = torch.Generator().manual_seed(settings.seed)
+    fresh = _fresh_batches(settings, data, teacher, -(-steps // settings.reuse), generator)
+    judged: deque[tuple[Tensor, SoftTarget]] = deque()
+    for step in range(steps):
+        if step % settings.reuse == 0:
+            judged.append(next(fresh))
+            if len(judged) * judged[0][0].nbytes > MEMORY_BYTES:
+                judged.popleft()
+            yield judged[-1]
+        else:
+            yield judged[int(torch.randint(len(judged), (), generator=generator))]
+
+
+def _fresh_batches(
+    settings: Distill, data: Dataset, teacher: Model, count: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, SoftTarget]]:
     judge = fold_batch_norm(teacher).module
     layout = lay_out(judge)
-    for indices in _endless(len(data.train), min(settings.batch, len(data.train)), steps, generator):
+    for indices in _endless(len(data.train), min(settings.batch, len(data.train)), count, generator):
         x, labels = _augmented(settings, data, indices, generator)
-        with torch.inference_mode():
+        with torch.no_grad():
             scores = judge(laid_out(x, layout))
-        yield x, SoftTarget(scores.clone(), labels)
+        yield x, SoftTarget(scores, labels)
 
 
 def _augmented(settings: Distill, data: Dataset, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

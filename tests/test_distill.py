@@ -126,12 +126,20 @@ def test_the_teacher_sees_what_the_student_sees(data: Dataset, teacher: Model) -
 
 def test_a_pass_over_the_data_shows_every_image_once(data: Dataset, teacher: Model) -> None:
     """Without augmentation 256 images in batches of 64 are 256 different ones every four steps, in another order."""
-    batches = [x for x, _ in teacher_batches(Distill(steps=8, **CALM), data, teacher, 8)]
+    batches = [x for x, _ in teacher_batches(Distill(steps=8, reuse=1, **CALM), data, teacher, 8)]
     passes = [torch.cat(batches[:4]).flatten(1), torch.cat(batches[4:]).flatten(1)]
     seen = [{tuple(image) for image in part.tolist()} for part in passes]
     assert len(seen[0]) == 256
     assert seen[0] == seen[1]
     assert not torch.equal(passes[0], passes[1])
+
+
+def test_batches_are_reused(data: Dataset, teacher: Model) -> None:
+    """With `reuse` 3 every third batch is new, and those between were judged before."""
+    batches = [x for x, _ in teacher_batches(Distill(steps=9, reuse=3, batch=32), data, teacher, 9)]
+    for step in range(9):
+        before = any(torch.equal(batches[step], earlier) for earlier in batches[:step])
+        assert before == (step % 3 != 0)
 
 
 # --- what is refused
