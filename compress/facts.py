@@ -35,6 +35,17 @@ def learns_from(model: Model, data: Dataset) -> None:
         )
 
 
+def takes_inputs_of(model: Model, data: Dataset) -> None:
+    """Check that a model's only input is the data's.
+
+    Raises:
+        BadInput: it is not.
+    """
+    takes = [spec.shape[1:] for spec in model.inputs]
+    if takes != [data.input_shape]:
+        raise BadInput(f"the model takes {takes}, the data {data.name!r} {data.input_shape}; choose data that fit it")
+
+
 def same_interface(before: Model, after: Model) -> None:
     """Check that the new model has the old inputs and outputs, and that it runs.
 
