@@ -121,8 +121,8 @@ def _left(value: Tensor, dims: Dims, lost: Atoms) -> Tensor:
 
 
 def _convolution_patches(node: Node, weight: Tensor) -> Patches | None:
-    rest: Any = node.args[3:]
-    stride, padding, dilation, groups = (*rest, *((1, 1), (0, 0), (1, 1), 1)[len(rest) :])
+    rest: list[Any] = list(node.args[3:])
+    stride, padding, dilation, groups = rest + [(1, 1), (0, 0), (1, 1), 1][len(rest) :]
     if groups != 1:
         return None
     return lambda x: F.unfold(x, weight.shape[2:], dilation, padding, stride).transpose(1, 2)
