@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,25 +15,13 @@ from shipworthy.compress.distill_loss import SoftTarget, soft_target_loss
 from shipworthy.models.data import Dataset
 from shipworthy.models.errors import BadInput, ToolFailed
 from shipworthy.models.model import Model, capture
-from shipworthy.tests.small_nets import captured, outputs, quadrants
+from shipworthy.tests.small_nets import captured, outputs
 
 # Mirrored corners are other classes.
 CALM: dict[str, Any] = {"flip": False, "shift": 0, "mixup": 0.0, "batch": 64, "learning_rate": 0.02}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Train on one thread: on tiny tensors the others only wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data() -> Dataset:
-    """Four classes of bright corners."""
-    return quadrants()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

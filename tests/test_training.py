@@ -14,22 +14,9 @@ from shipworthy.compress.training import Batch, Schedule, train
 from shipworthy.models.data import Dataset
 from shipworthy.models.errors import ToolFailed
 from shipworthy.models.graph import TRAINING_FLAG
-from shipworthy.tests.small_nets import captured, quadrants
+from shipworthy.tests.small_nets import captured
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Train on one thread: on tiny tensors the others only wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data() -> Dataset:
-    """Four classes of bright corners."""
-    return quadrants()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _batches(data: Dataset) -> Iterator[Batch]:
