@@ -7,6 +7,7 @@ import json
 import traceback
 import zipfile
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ def _at_least_two(x: Tensor) -> Tensor:
 def _export(module: nn.Module, examples: tuple[Tensor, ...], dynamic_batch: bool) -> ExportedProgram:
     shapes = tuple({0: Dim.AUTO} if dynamic_batch and x.ndim else None for x in examples)
     try:
-        with quiet():
+        with quiet(), redirect_stderr(io.StringIO()):  # where torch prints the graph as far as it came
             return torch.export.export(module, examples, dynamic_shapes=shapes)
     except Exception as fault:
         raise BadInput(_explain(fault)) from fault

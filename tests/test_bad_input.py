@@ -39,7 +39,8 @@ def refused(recipe: Path, *words: str, out: Path | None = None) -> str:
     out = out or recipe.parent / "out"
     shown = run(recipe, out)
     assert (shown.exit_code, shown.stdout) == (2, ""), shown.output
-    message = shown.stderr[shown.stderr.index("error: ") :]
+    progress, message = shown.stderr[: (at := shown.stderr.index("error: "))], shown.stderr[at:]
+    assert all(line.endswith(" ...") for line in progress.splitlines()), progress
     assert message.count("error: ") == 1
     assert "Traceback" not in message
     assert [word for word in words if word not in message] == [], message
