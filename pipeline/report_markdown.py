@@ -18,7 +18,7 @@ from .report_numbers import (
     shorten,
     size,
 )
-from .report_text import baseline_of, goal_lines, latency_of, shipped, sizes, verdict_line
+from .report_text import baseline_of, finished_text, goal_lines, latency_of, shipped, sizes, verdict_line
 
 SYMBOLS: dict[Outcome, str] = {"met": "✅", "missed": "❌", "unclear": "⚠️"}
 # Cells beyond this length make a comment unreadable; the full text is in the other reports.
@@ -46,9 +46,15 @@ def markdown_text(record: RunRecord) -> str:
         _goals(record),
         _before_after(record),
         _artifact(record),
-        f"<sub>Measured on {escape(_environment(record), 400)}</sub>" if record.environment else "",
+        _measured_on(record),
     ]
     return clean("\n\n".join(filter(None, parts)) + "\n")
+
+
+def _measured_on(record: RunRecord) -> str:
+    when = finished_text(record)
+    where = f"on {escape(_environment(record), 400)}"
+    return f"<sub>Measured {when + ' ' if when else ''}{where}</sub>" if record.environment else ""
 
 
 def _goals(record: RunRecord) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 from .record import ArtifactRow, ComparisonRow, Figure, GoalRow, LatencyRow, Outcome, RunRecord
 from .report_numbers import (
@@ -34,6 +35,7 @@ __all__ = [
     "count",
     "duration",
     "figure_text",
+    "finished_text",
     "goal_lines",
     "goal_name",
     "latency_of",
@@ -183,3 +185,11 @@ def verdict_line(record: RunRecord) -> str:
     """Return the verdict in one sentence: `MET: 7.6x faster (7.4-7.8) on ort-cpu, 12.1x smaller, ...`."""
     word, first, rest = verdict_parts(record)
     return clean(shorten(f"{word}: {'; '.join(filter(None, (first, rest)))}.", 600))
+
+
+def finished_text(record: RunRecord) -> str:
+    """Return when the run ended, as `2026-01-31 12:00 UTC`; nothing where the record does not say."""
+    try:
+        return f"{datetime.fromisoformat(record.finished_at).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return ""

@@ -301,3 +301,14 @@ def test_unwritable_folder_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="cannot be written"):
         write_reports(record_of("bare"), tmp_path / "file")
+
+
+@pytest.mark.parametrize(("when", "shown"), [("2026-01-31T12:00:00+00:00", "2026-01-31 12:00 UTC"), ("2026-01-31T01:30:00+02:00", "2026-01-30 23:30 UTC")])  # fmt: skip # noqa: E501
+def test_reports_say_when_the_run_ended(when: str, shown: str) -> None:
+    """The page and the comment carry the time, in UTC; a record without one still gives both."""
+    record = replace(record_of("sample"), finished_at=when)
+    for text in (html_text(record), markdown_text(record)):
+        assert shown in text
+    without = replace(record, finished_at="")
+    for text in (html_text(without), markdown_text(without)):
+        assert "UTC" not in text
