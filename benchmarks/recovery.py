@@ -24,20 +24,22 @@ if TYPE_CHECKING:
 Change = Mapping[str, Mapping[str, Any]]
 """By pass, the settings to change; `dict` values replace, they are not merged."""
 
-EVEN: Change = {"prune": {"layers": {}}}
 VARIANTS: dict[str, Change] = {
     "the example": {},
+    "half of every layer": {"prune": {"layers": {}}},
+    "last stage: three eighths left": {"prune": {"layers": {"layer3.*": 0.625}}},
+    "inside the last two blocks and 2.2: a quarter left": {
+        "prune": {"layers": {"layer3.[12].conv1": 0.75, "layer2.2.conv1": 0.75}}
+    },
     "no refit after pruning": {"prune": {"reconstruct": 0}},
+    "Taylor scores, no refit": {"prune": {"score": "taylor", "reconstruct": 0}},
     "Taylor scores": {"prune": {"score": "taylor"}},
-    "half of every layer": EVEN,
-    "middle stage: three quarters": {"prune": {"layers": {"layer2.*": 0.25}}},
-    "inside stages 2 and 3: a quarter": {"prune": {"layers": {"layer[23].*.conv1": 0.75}}},
-    "T = 4, labels 10 %": {"distill": {"temperature": 4.0, "alpha": 0.9}},
-    "T = 4, no labels": {"distill": {"temperature": 4.0, "alpha": 1.0}},
+    "T = 4, labels 10 %": {"distill": {"temperature": 4.0, "alpha": 0.9, "learning_rate": 0.5}},
     "no mixup": {"distill": {"mixup": 0.0}},
     "learning rate halved": {"distill": {"learning_rate": 0.5}},
     "learning rate doubled": {"distill": {"learning_rate": 2.0}},
     "every batch new": {"distill": {"reuse": 1}},
+    "every batch six times": {"distill": {"reuse": 6}},
 }
 """Learning rates here are factors on the example's."""
 

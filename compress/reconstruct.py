@@ -30,6 +30,9 @@ MEMORY_BYTES = 2**30
 CHUNK_BYTES = 2**26
 """The patches under a kernel are laid out as a matrix for so many bytes at a time."""
 
+WIDEST = 5000
+"""Layers with more weights for one output are left alone: a fit takes memory by their square and time by their cube."""
+
 RIDGE = 1e-2
 """How strongly the old weights hold, in mean squares of the layer's inputs."""
 
@@ -44,7 +47,7 @@ Patches = Callable[[Tensor], Tensor]
 def reconstruct(original: Model, pruned: Model, channels: Channels, gone: Collection[int], x: Tensor) -> list[str]:
     """Refit convolutions, linear layers and batch-norm statistics of a pruned model, in place.
 
-    Grouped convolutions stay as they are, and so do weights that several operators share.
+    Grouped and very wide layers stay as they are, and so do weights that several operators share.
 
     Args:
         original: the model before pruning.
@@ -60,6 +63,10 @@ def reconstruct(original: Model, pruned: Model, channels: Channels, gone: Collec
     lost = np.fromiter(gone, np.int64, len(gone))
     before, after = Interpreter(original.module), Interpreter(pruned.module)
     refitted: list[str] = []
+
+    def wanted(old: Node) -> Tensor:
+        return _left(before.env[old], channels.nodes[old.name], lost)
+
     with torch.no_grad():
         for old, new in zip(original.module.graph.nodes, pruned.module.graph.nodes, strict=True):
             if new.op == "output":
@@ -67,13 +74,11 @@ def reconstruct(original: Model, pruned: Model, channels: Channels, gone: Collec
             for interpreter, node in ((before, old), (after, new)):
                 interpreter.env[node] = x.clone() if node.op == "placeholder" else interpreter.run_node(node)
             if new.target in PATCHES and _alone(new):
-                wanted = _left(before.env[old], channels.nodes[old.name], lost)
-                if _refit(pruned, new, after.env[new.args[0]], wanted - after.env[new]):
+                if _refit(pruned, new, after.env[new.args[0]], wanted(old) - after.env[new]):
                     refitted.append(str(new.args[1].target))
                     _run_again(after, new)
             elif new.target == aten.batch_norm.default and _alone(new) and isinstance(new.args[3], Node):
-                had = _left(before.env[old.args[0]], channels.nodes[old.args[0].name], lost)
-                _move_statistics(pruned, new, had, after.env[new.args[0]])
+                _move_statistics(pruned, new, wanted(old.args[0]), after.env[new.args[0]])
                 _run_again(after, new)
             for interpreter, node in ((before, old), (after, new)):
                 for used in interpreter.user_to_last_uses.get(node, ()):
@@ -107,7 +112,10 @@ def _affordable(model: Model, count: int) -> int:
 def _alone(node: Node) -> bool:
     """Whether no other operator uses this one's constants."""
     constants = [a for a in node.args[1:5] if isinstance(a, Node)]
-    return bool(constants) and all(c.op == "get_attr" and len(c.users) == 1 for c in constants)
+    if not constants or any(c.op != "get_attr" for c in constants):
+        return False
+    names = {c.target for c in constants}
+    return sum(len(n.users) for n in node.graph.nodes if n.op == "get_attr" and n.target in names) == len(constants)
 
 
 def _left(value: Tensor, dims: Dims, lost: Atoms) -> Tensor:
@@ -145,7 +153,7 @@ def _refit(model: Model, node: Node, x: Tensor, missing: Tensor) -> bool:
         return False
     weight = get_tensor(model.module, str(weight_node.target)).detach()
     patches = PATCHES[node.target](node, weight)
-    if patches is None:
+    if patches is None or weight[0].numel() > WIDEST:
         return False
     rows = missing.flatten(2).transpose(1, 2) if weight.ndim > 2 else missing.reshape(len(missing), -1, len(weight))
     step = max(1, CHUNK_BYTES // (4 * rows.shape[1] * weight[0].numel()))

@@ -4,16 +4,19 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from shipworthy.benchmarks import common, glue, int8_saturation, main_job, pipeline_overhead, timing
+from shipworthy.benchmarks import common, glue, int8_saturation, main_job, pipeline_overhead, recovery, timing
+from shipworthy.models.data import Split
+from shipworthy.tests.small_nets import quadrants
 
 FOLDER = Path(common.__file__).parent
-SCRIPTS = ("main_job", "pipeline_overhead", "int8_saturation")
+SCRIPTS = ("main_job", "pipeline_overhead", "int8_saturation", "recovery")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -165,3 +168,32 @@ def test_every_compared_file_has_a_name() -> None:
 def _all_of(reader: glue.Examples) -> Iterator[np.ndarray]:
     while (part := reader.get_next()) is not None:
         yield part["x"]
+
+
+# --- recovery
+
+
+@pytest.mark.parametrize("name", recovery.VARIANTS)
+def test_each_row_is_the_example_with_changes(name: str) -> None:
+    """Every variant names settings there are; what it does not change is the example's."""
+    prune, distill = recovery.passes(recovery.VARIANTS[name], 7, 3)
+    plain = recovery.passes({}, 7, 3)
+    assert (distill.steps, distill.seed) == (7, 3)
+    changed = {
+        key: value
+        for made, base in ((prune, plain[0]), (distill, plain[1]))
+        for key, value in vars(made).items()
+        if value != getattr(base, key)
+    }
+    assert changed.keys() <= {key for part in recovery.VARIANTS[name].values() for key in part}
+
+
+def test_held_out_images_are_not_those_trained_on() -> None:
+    """Every fifth image of the full set that the training images do not contain; too few of them end the run."""
+    full, data = quadrants(256).train, quadrants(256)
+    known = replace(data, train=Split(full.labels[:100], full.fetch))
+    held = recovery.held_out(known, full, 30)
+    assert torch.equal(held.pixels(torch.arange(30)), full.pixels(torch.arange(100, 250, 5)))
+    assert torch.equal(held.labels, full.labels[100:250:5])
+    with pytest.raises(SystemExit, match="needs the full Fashion-MNIST, 60,000 training images"):
+        recovery.held_out(data, full, 30)

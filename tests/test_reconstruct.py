@@ -143,6 +143,14 @@ def test_shared_and_grouped_weights_stay() -> None:
         assert all(torch.equal(before[one], weights(pruned)[one]) for one in stays)
 
 
+def test_very_wide_layers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer whose fit would take too much memory is left out; the others are refitted."""
+    model = captured("plain")
+    pruned, found, gone = cut(model)
+    monkeypatch.setattr(module, "WIDEST", 20)  # `second` has 5 x 9 weights for an output, `fc` 16, `head` 6
+    assert reconstruct(model, pruned, found, gone, images(64)) == ["fc.weight", "head.weight"]
+
+
 def test_norms_follow_their_inputs() -> None:
     """A batch norm behind an input that did not change keeps its statistics; behind another one it standardises."""
     model = captured("residual")
