@@ -35,6 +35,7 @@ VARIANTS: dict[str, Change] = {
     "Taylor scores, no refit": {"prune": {"score": "taylor", "reconstruct": 0}},
     "Taylor scores": {"prune": {"score": "taylor"}},
     "T = 4, labels 10 %": {"distill": {"temperature": 4.0, "alpha": 0.9, "learning_rate": 0.5}},
+    "T = 100": {"distill": {"temperature": 100.0}},
     "no mixup": {"distill": {"mixup": 0.0}},
     "learning rate halved": {"distill": {"learning_rate": 0.5}},
     "learning rate doubled": {"distill": {"learning_rate": 2.0}},
@@ -82,7 +83,7 @@ def main() -> None:
     held = held_out(data, sw.open_data("fashion-mnist", args.root).train, 500 if args.quick else HELD_OUT)
     model = sw.load("reference:fashion-resnet20")
     exam = Exam(data, held, answers(model, data, held))
-    rows = []
+    rows: list[Row] = []
     for name in args.only or VARIANTS:
         for seed in range(args.seeds):
             prune, distill = passes(VARIANTS[name], 4 if args.quick else args.steps, seed)
@@ -169,7 +170,7 @@ def report(out: Path, rows: list[Row], steps: int, *, quick: bool) -> None:
         table(HEAD, (cells(row) for row in rows)),
     ]
     write_results(
-        out, "recovery", "\n".join(text),
+        out, f"recovery_{steps}", "\n".join(text),
         {"quick": quick, "machine": where, "steps": steps, "rows": [asdict(row) for row in rows]},
     )  # fmt: skip
 
