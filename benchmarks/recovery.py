@@ -35,6 +35,10 @@ VARIANTS: dict[str, Change] = {
     "Taylor scores, no refit": {"prune": {"score": "taylor", "reconstruct": 0}},
     "Taylor scores": {"prune": {"score": "taylor"}},
     "T = 4, labels 10 %": {"distill": {"temperature": 4.0, "alpha": 0.9, "learning_rate": 0.5}},
+    "no features": {"distill": {"features": {}, "learning_rate": 0.5}},
+    "features count twice, learning rate halved": {
+        "distill": {"features": {"layer1": 4.0, "layer2": 4.0, "layer3": 4.0}, "learning_rate": 0.5}
+    },
     "T = 100": {"distill": {"temperature": 100.0}},
     "no mixup": {"distill": {"mixup": 0.0}},
     "learning rate halved": {"distill": {"learning_rate": 0.5}},

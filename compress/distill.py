@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, final
 
 from annotated_types import Ge, Gt, Le
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ..models.errors import BadInput
 from .passes import SETTINGS, Context, Pass, need_data
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..models.model import Model
 
 
@@ -26,6 +30,9 @@ class Distill(Pass):
         steps: optimizer steps; give this or `epochs`. Equal steps cost equal time whatever the data's size.
         temperature: T above; higher values show more of how the teacher ranks the wrong classes.
         alpha: the weight of the teacher against the labels, in 0 to 1.
+        features: how much the student's features count, by the path of the module that gives them (`layer1: 1.0`). They
+            are compared through learnt linear maps, by their squared difference relative to the teacher's variance
+            (Romero et al. 2015, "FitNets"; here all the time and beside the scores). None: scores alone.
         learning_rate: the peak of a one-cycle schedule.
         batch: examples a step.
         weight_decay: on weights of two and more dimensions.
@@ -42,6 +49,7 @@ class Distill(Pass):
     steps: Annotated[int, Ge(1)] | None = None
     temperature: Annotated[float, Gt(0)] = 4.0
     alpha: Annotated[float, Ge(0), Le(1)] = 0.9
+    features: dict[str, Annotated[float, Gt(0)]] = Field(default_factory=dict)
     learning_rate: Annotated[float, Gt(0)] = 0.05
     batch: Annotated[int, Ge(2)] = 128
     weight_decay: Annotated[float, Ge(0)] = 5e-4
@@ -58,8 +66,9 @@ class Distill(Pass):
 
     def _apply(self, model: Model, context: Context) -> tuple[Model, dict[str, Any]]:
         from .distill_data import teacher_batches
-        from .distill_loss import soft_target_loss
+        from .distill_loss import SoftTarget, soft_target_loss
         from .facts import learns_from
+        from .features import feature_loss, mapped
         from .training import Schedule, train
 
         data = need_data(context, "to learn from")
@@ -69,13 +78,21 @@ class Distill(Pass):
             learns_from(one, data)
         steps = self.steps or max(1, round((self.epochs or 0) * len(data.train) / self.batch))
         student = model.copy()
-        losses = train(
-            student.module,
-            teacher_batches(self, data, context.teacher, steps),
-            lambda scores, target: soft_target_loss(scores, target, self.temperature, self.alpha),
-            Schedule(steps, self.learning_rate, self.weight_decay),
-            context.report,
-        )
+        batches = teacher_batches(self, data, context.teacher, steps)
+        x, target = next(batches)
+
+        def loss_of(found: tuple[Tensor, tuple[Tensor, ...]], target: SoftTarget) -> Tensor:
+            loss = soft_target_loss(found[0], target, self.temperature, self.alpha)
+            return loss + feature_loss(found[1], target.features, self.features) if self.features else loss
+
+        with mapped(student.module, list(self.features), x, target.features):
+            losses = train(
+                student.module,
+                chain([(x, target)], batches),
+                loss_of,
+                Schedule(steps, self.learning_rate, self.weight_decay),
+                context.report,
+            )
         tail = losses[-max(1, steps // 20) :]
         facts = {
             "steps": steps,

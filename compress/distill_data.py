@@ -14,13 +14,14 @@ from ..models.data import Dataset
 from ..models.model import Model
 from .augment import flip_and_shift, mixup
 from .distill_loss import SoftTarget
+from .features import shown
 from .folding import fold_batch_norm
 from .training import laid_out, lay_out
 
 if TYPE_CHECKING:
     from .distill import Distill
 
-MEMORY_BYTES = 256 * 2**20
+MEMORY_BYTES = 512 * 2**20
 """Judged batches are kept for reuse up to so much memory; then the oldest go."""
 
 
@@ -37,7 +38,7 @@ def teacher_batches(
     for step in range(steps):
         if step % settings.reuse == 0:
             judged.append(next(fresh))
-            if len(judged) * judged[0][0].nbytes > MEMORY_BYTES:
+            if len(judged) * (judged[0][0].nbytes + judged[0][1].nbytes) > MEMORY_BYTES:
                 judged.popleft()
             yield judged[-1]
         else:
@@ -47,13 +48,15 @@ def teacher_batches(
 def _fresh_batches(
     settings: Distill, data: Dataset, teacher: Model, count: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, SoftTarget]]:
-    judge = fold_batch_norm(teacher).module
+    # Folding would lose where the modules' results are.
+    judge = (teacher.copy() if settings.features else fold_batch_norm(teacher)).module
     layout = lay_out(judge)
-    for indices in _endless(len(data.train), min(settings.batch, len(data.train)), count, generator):
-        x, labels = _augmented(settings, data, indices, generator)
-        with torch.no_grad():
-            scores = judge(laid_out(x, layout))
-        yield x, SoftTarget(scores, labels)
+    with shown(judge, list(settings.features)):
+        for indices in _endless(len(data.train), min(settings.batch, len(data.train)), count, generator):
+            x, labels = _augmented(settings, data, indices, generator)
+            with torch.no_grad():
+                scores, features = judge(laid_out(x, layout))
+            yield x, SoftTarget(scores, labels, tuple(feature.half() for feature in features))
 
 
 def _augmented(settings: Distill, data: Dataset, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SoftTarget:
-    """What a batch should be: the teacher's scores `(batch, classes)` and class probabilities `(batch, classes)`."""
+    """What a batch should be.
+
+    `scores`: the teacher's, `(batch, classes)`; `labels`: class probabilities `(batch, classes)`; `features`: the
+    teacher's at the places that are compared, as 16-bit numbers.
+    """
 
     scores: Tensor
     labels: Tensor
+    features: tuple[Tensor, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return sum(t.nbytes for t in (self.scores, self.labels, *self.features))
 
 
 def soft_target_loss(scores: Tensor, target: SoftTarget, temperature: float, alpha: float) -> Tensor:

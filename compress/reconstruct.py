@@ -10,7 +10,6 @@ their inputs did (Li et al. 2020, "EagleEye", shows why that matters).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch.fx import Interpreter, Node
 from ..models.graph import aten, get_tensor, put_tensor, shape_of
 from ..models.model import Model
 from .channels import Atoms, Channels, Dims
+from .least_squares import Sums, fit, sums_of
 
 MEMORY_BYTES = 2**30
 """All examples pass a layer before any passes the next, so no more are used than fit into this."""
@@ -32,9 +32,6 @@ CHUNK_BYTES = 2**26
 
 WIDEST = 5000
 """Layers with more weights for one output are left alone: a fit takes memory by their square and time by their cube."""
-
-RIDGE = 1e-2
-"""How strongly the old weights hold, in mean squares of the layer's inputs."""
 
 CHECKED = 4
 """One example in so many is left out of the fit, and decides whether it is better than the old weights."""
@@ -159,7 +156,7 @@ def _refit(model: Model, node: Node, x: Tensor, missing: Tensor) -> bool:
     step = max(1, CHUNK_BYTES // (4 * rows.shape[1] * weight[0].numel()))
     checked = len(x) // CHECKED
     offset = isinstance(bias_node, Node) or all(user.target == aten.batch_norm.default for user in node.users)
-    change = _fit(_sums(x[checked:], rows[checked:], patches, step), offset)
+    change = fit(_sums(x[checked:], rows[checked:], patches, step), offset)
     if not change.helps(_sums(x[:checked], rows[:checked], patches, step)):
         return False
     put_tensor(model.module, str(weight_node.target), weight + change.weight.T.reshape(weight.shape).to(weight.dtype))
@@ -169,52 +166,9 @@ def _refit(model: Model, node: Node, x: Tensor, missing: Tensor) -> bool:
     return True
 
 
-@dataclass
-class _Sums:
-    """What least squares needs to know of inputs (rows of `k`) and errors (rows of `o`): their products' sums."""
-
-    count: int
-    inputs: Tensor
-    errors: Tensor
-    gram: Tensor
-    cross: Tensor
-
-    def plus(self, more: _Sums) -> _Sums:
-        """Return the sums over both sets of rows."""
-        return _Sums(*(a + b for a, b in zip(vars(self).values(), vars(more).values(), strict=True)))
-
-
-def _sums(x: Tensor, missing: Tensor, patches: Patches, step: int) -> _Sums:
+def _sums(x: Tensor, missing: Tensor, patches: Patches, step: int) -> Sums:
     parts = zip(torch.split(x, step), torch.split(missing, step), strict=True)
-    return reduce(_Sums.plus, (_sums_of(patches(part).flatten(0, 1), errors.flatten(0, 1)) for part, errors in parts))
-
-
-def _sums_of(a: Tensor, b: Tensor) -> _Sums:
-    return _Sums(len(a), a.sum(0).double(), b.sum(0).double(), (a.T @ a).double(), (a.T @ b).double())
-
-
-@dataclass(frozen=True)
-class _Change:
-    """What to add to a layer: `weight` `(k, o)` and `bias` `(o,)`."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def helps(self, seen: _Sums) -> bool:
-        """Whether the squared error over these rows is less with the change than without."""
-        w, b = self.weight, self.bias
-        fitted = (w * (seen.gram @ w)).sum() + 2 * (seen.inputs @ w) @ b + seen.count * (b @ b)
-        return bool(fitted < 2 * ((w * seen.cross).sum() + b @ seen.errors))
-
-
-def _fit(seen: _Sums, offset: bool) -> _Change:
-    """Solve the ridge regression of errors on inputs; `offset`: a constant may be added, here or by the norm behind."""
-    mean, error = (seen.inputs / seen.count, seen.errors / seen.count) if offset else (seen.inputs * 0, seen.errors * 0)
-    gram = seen.gram - seen.count * torch.outer(mean, mean)
-    cross = seen.cross - seen.count * torch.outer(mean, error)
-    ridge = RIDGE * gram.diagonal().mean() + torch.finfo(torch.float64).tiny
-    weight = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), cross)
-    return _Change(weight, error - mean @ weight)
+    return reduce(Sums.plus, (sums_of(patches(part).flatten(0, 1), errors.flatten(0, 1)) for part, errors in parts))
 
 
 # --- batch norms

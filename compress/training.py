@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from ..models.errors import ToolFailed
-from ..models.graph import aten, set_training
+from ..models.graph import aten, set_training, shape_of
 
 Batch = tuple[Tensor, Any]
-LossOf = Callable[[Tensor, Any], Tensor]
-"""From the model's output and the batch's target to a scalar loss."""
+LossOf = Callable[[Any, Any], Tensor]
+"""From what the graph gives and the batch's target to a scalar loss."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,29 @@ def train(
 def lay_out(module: GraphModule) -> torch.memory_format:
     """Put a graph's kernels into the layout that runs fastest, in place, and return the layout for its inputs.
 
-    That is channels last; but a `view` of a convolution's result works only in the layout that it was captured in.
+    That is channels last; but a `view` of a convolution's result works only in the layout that it was captured in, and
+    some convolutions are broken in the other.
     """
     views = any(node.target is aten.view.default for node in module.graph.nodes)
     flat = all(p.ndim <= 4 for p in module.parameters())
     images = any(p.ndim == 4 for p in module.parameters())
-    layout = torch.channels_last if images and flat and not views else torch.contiguous_format
+    broken = any(_breaks_channels_last(node) for node in module.graph.nodes)
+    layout = torch.channels_last if images and flat and not views and not broken else torch.contiguous_format
     module.to(memory_format=layout)
     return layout
+
+
+def _breaks_channels_last(node: Node) -> bool:
+    """Whether this is a strided 1 x 1 convolution of fewer than 8 channels.
+
+    Its backward pass in channels last writes beyond its memory on CPUs (seen in torch 2.14 on AVX2: heap corruption for
+    2 to 6 input channels, never for 8 or more, with another kernel or in another layout).
+    """
+    if node.target != aten.conv2d.default:
+        return False
+    weight = shape_of(node.args[1]) if isinstance(node.args[1], Node) else None
+    stride: Any = node.args[3] if len(node.args) > 3 else (1, 1)
+    return weight is not None and tuple(weight[2:]) == (1, 1) and max(stride) > 1 and bool(weight[1] < 8)
 
 
 def laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from shipworthy.compress import least_squares
 from shipworthy.compress import reconstruct as module
 from shipworthy.compress.channels import find_channels
 from shipworthy.compress.prune import Prune
@@ -78,12 +79,12 @@ def test_what_is_said_twice_can_be_said_once(monkeypatch: pytest.MonkeyPatch) ->
     stiff, free = pruned.copy(), pruned.copy()
     reconstruct(model, stiff, found, gone, images(256, seed=1))
     assert distance(model, stiff, images(64)) < 1e-3
-    monkeypatch.setattr(module, "RIDGE", 1e-12)
+    monkeypatch.setattr(least_squares, "RIDGE", 1e-12)
     assert reconstruct(model, free, found, gone, images(256, seed=1)) == ["b.weight", "fc.weight"]
     assert distance(model, free, images(64)) < 1e-18
 
 
-def sums_of(a: Tensor, b: Tensor, step: int) -> module._Sums:
+def sums_of(a: Tensor, b: Tensor, step: int) -> least_squares.Sums:
     """Add up rows as if each were an example with one position."""
     return module._sums(a, b.unsqueeze(1), lambda x: x.unsqueeze(1), step)
 
@@ -94,9 +95,9 @@ def test_the_fit_is_ridge_regression() -> None:
     a, b = (torch.randn(50, k, generator=draw, dtype=torch.float64) + 1 for k in (6, 3))
     sums = sums_of(a, b, 7)  # the parts are of unequal size
     for offset in (True, False):
-        change = module._fit(sums, offset)
+        change = least_squares.fit(sums, offset)
         centred = a - a.mean(0) if offset else a
-        ridge = module.RIDGE * centred.square().sum(0).mean()
+        ridge = least_squares.RIDGE * centred.square().sum(0).mean()
 
         def loss(weight: Tensor, bias: Tensor, ridge: Tensor = ridge) -> Tensor:
             return (b - a @ weight - bias).square().sum() + ridge * weight.square().sum()
@@ -111,7 +112,7 @@ def test_a_fit_must_help_elsewhere() -> None:
     """Whether a change helps is the plain comparison of squared errors, over other rows than those of the fit."""
     draw = torch.Generator().manual_seed(1)
     a, b = (torch.randn(12, k, generator=draw, dtype=torch.float64) for k in (10, 2))
-    change = module._fit(sums_of(a[:4], b[:4], 4), offset=True)
+    change = least_squares.fit(sums_of(a[:4], b[:4], 4), offset=True)
 
     def error(part: slice, scale: float) -> float:
         return float((b[part] - scale * (a[part] @ change.weight + change.bias)).square().sum())

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from shipworthy.compress.augment import flip_and_shift, mixup
-from shipworthy.compress.training import Batch, Schedule, train
+from shipworthy.compress.prune import Prune
+from shipworthy.compress.training import Batch, Schedule, lay_out, train
 from shipworthy.models.data import Dataset
 from shipworthy.models.errors import ToolFailed
 from shipworthy.models.graph import TRAINING_FLAG
-from shipworthy.tests.small_nets import captured
+from shipworthy.models.model import capture
+from shipworthy.tests.small_nets import captured, quadrants
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -107,3 +109,20 @@ def test_mixup_blends_inputs_and_targets_alike(alpha: float) -> None:
     again, other = (mixup(x, targets, torch.Generator().manual_seed(s), alpha)[1] for s in (1, 2))
     assert torch.equal(again, shares)
     assert not torch.equal(other, shares)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "last"), [(6, 1, 2, False), (8, 1, 2, True), (6, 3, 2, True), (6, 1, 1, True)]
+)
+def test_layouts_that_corrupt_memory_are_avoided(channels: int, kernel: int, stride: int, last: bool) -> None:
+    """Images go channels last, but for the strided 1 x 1 convolutions of few channels that torch breaks there."""
+    net = nn.Sequential(nn.Conv2d(3, channels, 3), nn.Conv2d(channels, 7, kernel, stride))
+    module = capture(net, (torch.zeros(2, 3, 8, 8),)).module
+    assert lay_out(module) == (torch.channels_last if last else torch.contiguous_format)
+
+
+def test_narrow_residual_networks_train() -> None:
+    """Pruned to a few channels, a network with a strided shortcut survives many steps."""
+    model, data = Prune(ratio=0.3, round_to=1, min_channels=1)(captured("residual", torch.float32)).model, quadrants()
+    for _ in range(2):
+        train(model.copy().module, _batches(data), _loss, Schedule(40, 0.02, 0.0))
