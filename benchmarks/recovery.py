@@ -28,8 +28,10 @@ VARIANTS: dict[str, Change] = {
     "the example": {},
     "half of every layer": {"prune": {"layers": {}}},
     "last stage: three eighths left": {"prune": {"layers": {"layer3.*": 0.625}}},
-    "inside the last two blocks and 2.2: a quarter left": {
-        "prune": {"layers": {"layer3.[12].conv1": 0.75, "layer2.2.conv1": 0.75}}
+    "inside stage 2: three quarters left": {"prune": {"layers": {"layer2.*.conv1": 0.25}}},
+    "stage 2: three quarters left": {"prune": {"layers": {"layer2.*": 0.25}}},
+    "stage 2: three quarters left, stage 3: three eighths": {
+        "prune": {"layers": {"layer2.*": 0.25, "layer3.*": 0.625}}
     },
     "no refit after pruning": {"prune": {"reconstruct": 0}},
     "Taylor scores, no refit": {"prune": {"score": "taylor", "reconstruct": 0}},
