@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.graph import CodeGen
 
-from ..models.errors import BadInput
+from ..models.errors import BadInput, first_few
 from ..models.graph import aten, module_path
 from .least_squares import fit, sums_of
 
@@ -29,9 +29,7 @@ def feature_node(module: GraphModule, path: str) -> Node:
     inside = [node for node in nodes if node.op == "call_function" and _within(module_path(node), path)]
     if not inside:
         paths = sorted({found for node in nodes if (found := module_path(node))})
-        raise BadInput(
-            f"no module {path!r} in the model; there are {', '.join(paths[:8])}{', ...' if paths[8:] else ''}"
-        )
+        raise BadInput(f"no module {path!r} in the model; there are {first_few(paths)}")
     value = inside[-1].meta.get("val")
     if not isinstance(value, Tensor) or value.ndim < 2:
         raise BadInput(f"the result of {path!r} has no channels to compare; name another module")
@@ -97,43 +95,39 @@ def mapped(module: GraphModule, paths: Sequence[str], x: Tensor, wanted: Sequenc
 def _tapped(module: GraphModule, paths: Sequence[str]) -> Iterator[list[Node]]:
     """Give nodes that hold the modules' results: copies where those are changed in place afterwards."""
     nodes = [feature_node(module, path) for path in paths]
-    copies: list[Node] = []
-    for node in nodes:
-        if any(_changes(user, node) for user in node.users):
-            with module.graph.inserting_after(node):
-                copies.append(module.graph.call_function(aten.clone.default, (node,)))
-    by_source = {copy.args[0]: copy for copy in copies}
+    taps = [_copied(module, node) if any(_changes(user, node) for user in node.users) else node for node in nodes]
     try:
-        yield [by_source.get(node, node) for node in nodes]
+        yield taps
     finally:
-        for copy in copies:
-            module.graph.erase_node(copy)
+        for tap, node in zip(taps, nodes, strict=True):
+            if tap is not node:
+                module.graph.erase_node(tap)
         module.recompile()
+
+
+def _copied(module: GraphModule, node: Node) -> Node:
+    with module.graph.inserting_after(node):
+        return module.graph.call_function(aten.clone.default, (node,))
 
 
 def feature_loss(given: Sequence[Tensor], wanted: Sequence[Tensor], weights: Mapping[str, float]) -> Tensor:
     """Return the weighted sum of mean squared differences, each relative to the variance of what is wanted."""
-    parts = zip(given, wanted, weights.values(), strict=True)
-    return torch.stack([w * F.mse_loss(a, b.to(a.dtype)) / b.to(a.dtype).var() for a, b, w in parts]).sum()
+    parts = [(a, b.to(a.dtype), w) for a, b, w in zip(given, wanted, weights.values(), strict=True)]
+    return torch.stack([w * F.mse_loss(a, b) / b.var() for a, b, w in parts]).sum()
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """Return rows of channels, one for each example and place."""
-    return (x.movedim(1, -1) if x.ndim > 3 else x).flatten(0, -2)
+    return x.movedim(1, -1) if x.ndim > 3 else x
 
 
 def _fitted(path: str, given: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    channels = 1 if given.ndim > 3 else -1
-    shapes = [list(t.shape) for t in (given, wanted)]
-    for shape in shapes:
-        if len(shape) > 1:
-            del shape[channels]
-    if shapes[0] != shapes[1]:
+    a, b = _channels_last(given), _channels_last(wanted)
+    if a.shape[:-1] != b.shape[:-1]:
         raise BadInput(
             f"the features at {path!r} do not fit: {tuple(given.shape)} here, {tuple(wanted.shape)} in the teacher; "
             "they may differ in their channels only"
         )
-    found = fit(sums_of(_channels_last(given), _channels_last(wanted)), offset=True)
+    found = fit(sums_of(a.flatten(0, -2), b.flatten(0, -2)), offset=True)
     return found.weight.T.to(given.dtype), found.bias.to(given.dtype)
 
 

@@ -90,7 +90,7 @@ class Prune(Pass):
         from .reconstruct import reconstruct
 
         takes_inputs_of(model, data)
-        x, _ = data.batch(data.train, data.sample(min(self.reconstruct, len(data.train)), self.seed))
+        x, _ = data.batch(data.train, data.sample(self.reconstruct, self.seed))
         return reconstruct(model, pruned, channels, gone, x)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
-from ..models.errors import BadInput
+from ..models.errors import BadInput, first_few
 from .channels import Channels, Group
 from .prune import Prune
 
@@ -57,5 +57,4 @@ def check_patterns(settings: Prune, channels: Channels) -> None:
     layers = sorted({layer for group in channels.groups for layer in layers_of(group)})
     for pattern in (*settings.ignore, *settings.layers):
         if not any(fnmatchcase(layer, pattern) for layer in layers):
-            some = ", ".join(layers[:8])
-            raise BadInput(f"the pattern {pattern!r} matches no layer; there are {some}{', ...' if layers[8:] else ''}")
+            raise BadInput(f"the pattern {pattern!r} matches no layer; there are {first_few(layers)}")

@@ -37,7 +37,7 @@ class Quantize(Pass):
         from ..models.model import Quantization
 
         data = need_data(context, "for calibration")
-        indices = data.sample(min(self.calibration, len(data.train)), self.seed)
+        indices = data.sample(self.calibration, self.seed)
         examples, _ = data.batch(data.train, indices)
         made = replace(model, quantization=Quantization(self.scheme, self.method, (examples,)))
         return made, {"scheme": self.scheme, "calibration_examples": len(examples), "method": self.method}

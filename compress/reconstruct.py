@@ -21,8 +21,9 @@ from torch.fx import Interpreter, Node
 
 from ..models.graph import aten, get_tensor, put_tensor, shape_of
 from ..models.model import Model
-from .channels import Atoms, Channels, Dims
+from .channels import Channels
 from .least_squares import Sums, fit, sums_of
+from .rewrite import without
 
 MEMORY_BYTES = 2**30
 """All examples pass a layer before any passes the next, so no more are used than fit into this."""
@@ -62,7 +63,7 @@ def reconstruct(original: Model, pruned: Model, channels: Channels, gone: Collec
     refitted: list[str] = []
 
     def wanted(old: Node) -> Tensor:
-        return _left(before.env[old], channels.nodes[old.name], lost)
+        return without(before.env[old], channels.nodes[old.name], lost)
 
     with torch.no_grad():
         for old, new in zip(original.module.graph.nodes, pruned.module.graph.nodes, strict=True):
@@ -113,13 +114,6 @@ def _alone(node: Node) -> bool:
         return False
     names = {c.target for c in constants}
     return sum(len(n.users) for n in node.graph.nodes if n.op == "get_attr" and n.target in names) == len(constants)
-
-
-def _left(value: Tensor, dims: Dims, lost: Atoms) -> Tensor:
-    for dim, atoms in enumerate(dims):
-        if atoms is not None and np.isin(atoms, lost).any():
-            value = value.index_select(dim, torch.from_numpy(np.flatnonzero(~np.isin(atoms, lost))))
-    return value
 
 
 # --- layers with a kernel

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.fx import Node
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from ..models.graph import aten, get_tensor, put_tensor
 from ..models.model import Model
-from .channels import Atoms, Channels
+from .channels import Atoms, Channels, Dims
 from .folding import CONVOLUTIONS
 
 
@@ -21,10 +22,7 @@ def remove_channels(model: Model, channels: Channels, gone: Collection[int]) -> 
     made = model.copy()
     lost = np.fromiter(gone, np.int64, len(gone))
     for name, dims in channels.tensors.items():
-        value = get_tensor(made.module, name).detach()
-        for dim, atoms in enumerate(dims):
-            if atoms is not None and np.isin(atoms, lost).any():
-                value = value.index_select(dim, torch.from_numpy(np.flatnonzero(~np.isin(atoms, lost))))
+        value = without(get_tensor(made.module, name).detach(), dims, lost)
         if value.shape != get_tensor(made.module, name).shape:
             put_tensor(made.module, name, value)
     for node in made.module.graph.nodes:
@@ -32,6 +30,14 @@ def remove_channels(model: Model, channels: Channels, gone: Collection[int]) -> 
     _refresh_shapes(made)
     made.module.recompile()
     return made
+
+
+def without(value: Tensor, dims: Dims, lost: Atoms) -> Tensor:
+    """Return a tensor of the original without the channels `lost`; `dims` are the atoms of its dimensions."""
+    for dim, atoms in enumerate(dims):
+        if atoms is not None and np.isin(atoms, lost).any():
+            value = value.index_select(dim, torch.from_numpy(np.flatnonzero(~np.isin(atoms, lost))))
+    return value
 
 
 def _resize(node: Node, channels: Channels, lost: Atoms) -> None:

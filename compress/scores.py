@@ -65,7 +65,7 @@ def taylor_gradients(model: Model, data: Dataset, samples: int, seed: int) -> di
     The model runs in evaluation mode, on a copy.
     """
     work = model.copy()
-    indices = data.sample(min(samples, len(data.train)), seed)
+    indices = data.sample(samples, seed)
     for part in torch.split(indices, 128):
         x, y = data.batch(data.train, part)
         loss = F.cross_entropy(work.module(x), y, reduction="sum") / len(indices)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class ShipworthyError(Exception):
     """An error with a message for the user: what, where, got, wanted, and the fix."""
 
     exit_code = 4
+
+
+def first_few(names: Sequence[str], count: int = 8) -> str:
+    """Return the first names of a list for a message, such as `conv1, fc, ...`."""
+    return ", ".join(names[:count]) + (", ..." if names[count:] else "")
 
 
 class BadInput(ShipworthyError):

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from shipworthy.compress.distill import Distill
 from shipworthy.models.data import Dataset
-from shipworthy.tests.small_nets import quadrants
+from shipworthy.models.model import Model
+from shipworthy.tests.small_nets import CALM, captured, quadrants
 
 
 @pytest.fixture(scope="module")
@@ -24,3 +26,10 @@ def one_thread() -> Iterator[None]:
 def data() -> Dataset:
     """Four classes of bright corners."""
     return quadrants()
+
+
+@pytest.fixture(scope="module")
+def teacher(data: Dataset) -> Model:
+    """A model that has learnt the corners from their labels."""
+    model = captured("residual", torch.float32)
+    return Distill(steps=40, alpha=0.0, **CALM)(model, data=data, teacher=model).model

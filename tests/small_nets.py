@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,12 @@ from torch import Tensor, nn
 
 from shipworthy.models.data import Dataset, Preprocessing, in_memory
 from shipworthy.models.model import Model, capture
+
+FINE: dict[str, Any] = {"round_to": 1, "min_channels": 1}
+"""Settings that prune such narrow nets."""
+
+CALM: dict[str, Any] = {"flip": False, "shift": 0, "mixup": 0.0, "batch": 64, "learning_rate": 0.02}
+"""Settings that distil on `quadrants`, where mirrored corners are other classes."""
 
 
 def conv(wide: int, out: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:

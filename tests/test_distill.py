@@ -15,11 +15,7 @@ from shipworthy.compress.distill_loss import SoftTarget, soft_target_loss
 from shipworthy.models.data import Dataset
 from shipworthy.models.errors import BadInput, ToolFailed
 from shipworthy.models.model import Model, capture
-from shipworthy.tests.small_nets import captured, outputs
-
-# Mirrored corners are other classes.
-CALM: dict[str, Any] = {"flip": False, "shift": 0, "mixup": 0.0, "batch": 64, "learning_rate": 0.02}
-
+from shipworthy.tests.small_nets import CALM, captured, outputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -28,12 +24,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def untrained() -> Model:
     """A model that knows nothing."""
     return captured("residual", torch.float32)
-
-
-@pytest.fixture(scope="module")
-def teacher(data: Dataset, untrained: Model) -> Model:
-    """The same model, trained on the labels alone."""
-    return Distill(steps=40, alpha=0.0, **CALM)(untrained, data=data, teacher=untrained).model
 
 
 def _accuracy(model: Model, data: Dataset) -> float:

@@ -15,11 +15,9 @@ from shipworthy.compress.prune import Prune
 from shipworthy.models.data import Dataset
 from shipworthy.models.errors import BadInput
 from shipworthy.models.model import Model, load_pt2, save_pt2
-from shipworthy.tests.small_nets import captured, eager, images, outputs
+from shipworthy.tests.small_nets import CALM, FINE, captured, eager, images, outputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-CALM: dict[str, Any] = {"flip": False, "shift": 0, "mixup": 0.0, "batch": 64, "learning_rate": 0.02}
 
 
 @pytest.mark.parametrize(
@@ -43,7 +41,7 @@ def test_a_feature_is_what_the_module_gives(net: str, path: str) -> None:
 
 def test_paths_survive_pruning_and_reloading(tmp_path: Any) -> None:
     """A pruned model that was saved and read again is still asked by the user's own names."""
-    pruned = Prune(ratio=0.5, round_to=1, min_channels=1)(captured("residual")).model
+    pruned = Prune(ratio=0.5, **FINE)(captured("residual")).model
     save_pt2(pruned, tmp_path / "m.pt2")
     model = load_pt2(tmp_path / "m.pt2")
     with shown(model.module, ["a1", "stem"]), torch.no_grad():
@@ -89,16 +87,9 @@ def test_the_loss_is_relative_to_the_variance() -> None:
 # --- as part of distillation
 
 
-@pytest.fixture(scope="module")
-def teacher(data: Dataset) -> Model:
-    """A model that has learnt the corners."""
-    model = captured("residual", torch.float32)
-    return Distill(steps=40, alpha=0.0, **CALM)(model, data=data, teacher=model).model
-
-
 def test_a_student_comes_to_see_what_its_teacher_sees(data: Dataset, teacher: Model) -> None:
     """With features the pruned student ends nearer to the teacher inside, after as many steps, and stays itself."""
-    student = Prune(ratio=0.3, round_to=1, min_channels=1)(teacher).model
+    student = Prune(ratio=0.3, **FINE)(teacher).model
     x, _ = data.batch(data.test, torch.arange(len(data.test)))
     with shown(teacher.module, ["b2"]), torch.no_grad():
         _, wanted = teacher.module(x)

@@ -19,9 +19,7 @@ from shipworthy.compress.rewrite import remove_channels
 from shipworthy.models.errors import BadInput
 from shipworthy.models.graph import set_training
 from shipworthy.models.model import Model, capture, load_pt2, save_pt2
-from shipworthy.tests.small_nets import KEEPS_ZERO, NETS, captured, images, outputs, quadrants
-
-FINE: dict[str, Any] = {"round_to": 1, "min_channels": 1}
+from shipworthy.tests.small_nets import FINE, KEEPS_ZERO, NETS, captured, images, outputs, quadrants
 
 
 def tensors_of(model: Model) -> dict[str, Tensor]:

@@ -16,9 +16,7 @@ from shipworthy.compress.reconstruct import reconstruct
 from shipworthy.compress.rewrite import remove_channels
 from shipworthy.models.errors import BadInput
 from shipworthy.models.model import Model, capture
-from shipworthy.tests.small_nets import NETS, captured, images, outputs, quadrants
-
-FINE: dict[str, Any] = {"round_to": 1, "min_channels": 1}
+from shipworthy.tests.small_nets import FINE, NETS, captured, images, outputs, quadrants
 
 
 def cut(model: Model, share: float = 0.4) -> tuple[Model, Any, set[int]]:

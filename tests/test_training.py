@@ -16,7 +16,7 @@ from shipworthy.models.data import Dataset
 from shipworthy.models.errors import ToolFailed
 from shipworthy.models.graph import TRAINING_FLAG
 from shipworthy.models.model import capture
-from shipworthy.tests.small_nets import captured, quadrants
+from shipworthy.tests.small_nets import FINE, captured, quadrants
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -123,6 +123,6 @@ def test_layouts_that_corrupt_memory_are_avoided(channels: int, kernel: int, str
 
 def test_narrow_residual_networks_train() -> None:
     """Pruned to a few channels, a network with a strided shortcut survives many steps."""
-    model, data = Prune(ratio=0.3, round_to=1, min_channels=1)(captured("residual", torch.float32)).model, quadrants()
+    model, data = Prune(ratio=0.3, **FINE)(captured("residual", torch.float32)).model, quadrants()
     for _ in range(2):
         train(model.copy().module, _batches(data), _loss, Schedule(40, 0.02, 0.0))
