@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .compress.passes import Pass, PassResult
     from .compress.prune import Prune
     from .compress.quantize import Quantize
+    from .compress.trim import Trim
     from .export.artifact import EngineArtifact, OnnxArtifact
     from .export.engine import to_engine
     from .export.onnx_file import to_onnx
@@ -38,6 +39,7 @@ _HOMES = {
     "compress.passes": ("Pass", "PassResult"),
     "compress.prune": ("Prune",),
     "compress.quantize": ("Quantize",),
+    "compress.trim": ("Trim",),
     "export.artifact": ("EngineArtifact", "OnnxArtifact"),
     "export.engine": ("to_engine",),
     "export.onnx_file": ("to_onnx",),
@@ -83,6 +85,7 @@ __all__ = [
     "ShipworthyError",
     "TensorSpec",
     "ToolFailed",
+    "Trim",
     "Verdict",
     "__version__",
     "build",

@@ -11,6 +11,8 @@ from ..models.model import Model
 from ..models.summary import summarize
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..models.data import Dataset
 
 
@@ -44,6 +46,17 @@ def takes_inputs_of(model: Model, data: Dataset) -> None:
     takes = [spec.shape[1:] for spec in model.inputs]
     if takes != [data.input_shape]:
         raise BadInput(f"the model takes {takes}, the data {data.name!r} {data.input_shape}; choose data that fit it")
+
+
+def training_inputs(model: Model, data: Dataset, count: int, seed: int) -> Tensor:
+    """Return inputs `(count, ...)` of training examples drawn by `seed`.
+
+    Raises:
+        BadInput: the model takes other inputs.
+    """
+    takes_inputs_of(model, data)
+    x, _ = data.batch(data.train, data.sample(count, seed))
+    return x
 
 
 def same_interface(before: Model, after: Model) -> None:

@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.graph import CodeGen
 
 from ..models.errors import BadInput, first_few
-from ..models.graph import aten, module_path
+from ..models.graph import aten, changes, module_path
 from .least_squares import fit, sums_of
 
 _MAP = "_feature_map_{}"
@@ -34,11 +34,6 @@ def feature_node(module: GraphModule, path: str) -> Node:
     if not isinstance(value, Tensor) or value.ndim < 2:
         raise BadInput(f"the result of {path!r} has no channels to compare; name another module")
     return inside[-1]
-
-
-def _changes(user: Node, node: Node) -> bool:
-    schema = getattr(user.target, "_schema", None)
-    return bool(schema is not None and schema.is_mutable and user.args and user.args[0] is node)
 
 
 def _within(found: str, path: str) -> bool:
@@ -95,7 +90,7 @@ def mapped(module: GraphModule, paths: Sequence[str], x: Tensor, wanted: Sequenc
 def _tapped(module: GraphModule, paths: Sequence[str]) -> Iterator[list[Node]]:
     """Give nodes that hold the modules' results: copies where those are changed in place afterwards."""
     nodes = [feature_node(module, path) for path in paths]
-    taps = [_copied(module, node) if any(_changes(user, node) for user in node.users) else node for node in nodes]
+    taps = [_copied(module, node) if any(changes(user, node) for user in node.users) else node for node in nodes]
     try:
         yield taps
     finally:

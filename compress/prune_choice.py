@@ -14,12 +14,17 @@ from .prune import Prune
 def choose(settings: Prune, channels: Channels, scores: Mapping[int, float]) -> set[int]:
     """Return the channels (roots) to remove: in every free group those of the lowest score."""
     gone: set[int] = set()
-    for group in channels.groups:
-        ratio = ratio_of(settings, group)
-        if group.frozen is None and ratio > 0:
-            ranked = sorted(group.channels, key=lambda root: (scores[root], root))
-            gone.update(ranked[: len(ranked) - width_left(len(ranked), ratio, settings)])
+    for group, left in widths_left(settings, channels).items():
+        ranked = sorted(group.channels, key=lambda root: (scores[root], root))
+        gone.update(ranked[: len(ranked) - left])
     return gone
+
+
+def widths_left(settings: Prune, channels: Channels) -> dict[Group, int]:
+    """Return the width after pruning of every group that loses channels."""
+    wanted = {group: ratio_of(settings, group) for group in channels.groups if group.frozen is None}
+    lefts = {group: width_left(len(group.channels), ratio, settings) for group, ratio in wanted.items() if ratio > 0}
+    return {group: left for group, left in lefts.items() if left < len(group.channels)}
 
 
 def width_left(width: int, ratio: float, settings: Prune) -> int:

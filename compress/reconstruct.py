@@ -1,178 +1,201 @@
-"""Refit the weights that pruning left, so that every layer gives again what it gave before.
+"""Refit the weights of a model that lost channels or blocks, so that every layer gives again what it gave before.
 
 A layer that lost inputs can often say the same with other weights on those it kept, because channels resemble each
-other. Layer by layer, the new weights are the least-squares fit of the original's outputs on the inputs that the pruned
-model now gives it (He et al. 2017, "Channel Pruning for Accelerating Very Deep Neural Networks", section 3.1), drawn
-towards the old weights where the examples do not decide. Batch norms follow: their statistics move as far as those of
-their inputs did (Li et al. 2020, "EagleEye", shows why that matters).
+other. Layer by layer, the new weights are the least-squares fit of the original's outputs on the inputs that the
+smaller model now gives it (He et al. 2017, "Channel Pruning for Accelerating Very Deep Neural Networks", section 3.1),
+drawn towards the old weights where the examples do not decide. The last layer of a residual branch is fitted to the
+original's sum, less what the smaller model's shortcut gives (section 3.3 there): it makes good what was lost before.
+Batch norms follow: their statistics move as far as those of their inputs did (Li et al. 2020, "EagleEye", shows why
+that matters).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from functools import reduce
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
-from ..models.graph import aten, get_tensor, put_tensor, shape_of
+from ..models.graph import SUMS, aten, get_tensor, put_tensor
 from ..models.model import Model
 from .channels import Channels
-from .least_squares import Sums, fit, sums_of
+from .layers import Layer, affordable, alone, layer_of, norm_eps, norm_scale, patch_sums
+from .least_squares import fit
 from .rewrite import without
-
-MEMORY_BYTES = 2**30
-"""All examples pass a layer before any passes the next, so no more are used than fit into this."""
-
-CHUNK_BYTES = 2**26
-"""The patches under a kernel are laid out as a matrix for so many bytes at a time."""
-
-WIDEST = 5000
-"""Layers with more weights for one output are left alone: a fit takes memory by their square and time by their cube."""
 
 CHECKED = 4
 """One example in so many is left out of the fit, and decides whether it is better than the old weights."""
 
+FAINTEST = 1e-2
+"""A channel scaled by less than this share of what the strongest one is makes no other's errors good: the weights would
+become huge."""
 
-Patches = Callable[[Tensor], Tensor]
-"""From a layer's inputs `(n, ...)` to what its kernel sees: `(n, positions, weights of one output)`."""
+Keep = Callable[[Node, Tensor], Tensor]
+"""From a node of the original and its value to the part of it that is left."""
 
 
-def reconstruct(original: Model, pruned: Model, channels: Channels, gone: Collection[int], x: Tensor) -> list[str]:
-    """Refit convolutions, linear layers and batch-norm statistics of a pruned model, in place.
+def reconstruct(
+    original: Model, smaller: Model, x: Tensor, channels: Channels | None = None, gone: Collection[int] = ()
+) -> list[str]:
+    """Refit convolutions, linear layers and batch-norm statistics of a smaller model, in place.
 
     Grouped and very wide layers stay as they are, and so do weights that several operators share.
 
     Args:
-        original: the model before pruning.
-        pruned: the same without the channels `gone`.
-        channels: the analysis of the original.
-        gone: the roots that were removed.
+        original: the model before.
+        smaller: the same without the channels `gone`, or without some operators; those left have their old names.
         x: examples `(n, ...)`; no more are used than fit into memory.
+        channels: the analysis of the original, where channels are gone.
+        gone: the roots that were removed.
 
     Returns:
         The names of the weights that were refitted: those whose fit is better on examples left out of it.
     """
-    x = x[: _affordable(original, len(x))]
     lost = np.fromiter(gone, np.int64, len(gone))
-    before, after = Interpreter(original.module), Interpreter(pruned.module)
-    refitted: list[str] = []
 
-    def wanted(old: Node) -> Tensor:
-        return without(before.env[old], channels.nodes[old.name], lost)
+    def keep(node: Node, value: Tensor) -> Tensor:
+        return value if channels is None else without(value, channels.nodes[node.name], lost)
 
+    walk = _Walk(original, smaller, keep, x[: max(CHECKED, affordable(original, len(x)))])
     with torch.no_grad():
-        for old, new in zip(original.module.graph.nodes, pruned.module.graph.nodes, strict=True):
-            if new.op == "output":
+        return [name for node in smaller.module.graph.nodes if (name := walk.step(node))]
+
+
+class _Walk:
+    """Both models side by side, one operator of the smaller one after the other."""
+
+    def __init__(self, original: Model, smaller: Model, keep: Keep, x: Tensor) -> None:
+        self._smaller, self._keep, self._x = smaller, keep, x
+        self._before, self._after = Interpreter(original.module), Interpreter(smaller.module)
+        self._originals = {node.name: node for node in original.module.graph.nodes}
+        self._ahead = iter(original.module.graph.nodes)
+        self._aims: dict[Node, Tensor] = {}
+
+    def step(self, node: Node) -> str | None:
+        """Run an operator here, and the original's up to its like; return the name of the weight that was refitted."""
+        if node.op == "output":
+            return None
+        old = self._originals.get(node.name)
+        if old is None:  # a copy that keeps what was a tensor of its own
+            self._run(self._after, node)
+            _forget(self._after, node)
+            return None
+        for passed in self._ahead:
+            self._run(self._before, passed)
+            if passed is old:
                 break
-            for interpreter, node in ((before, old), (after, new)):
-                interpreter.env[node] = x.clone() if node.op == "placeholder" else interpreter.run_node(node)
-            if new.target in PATCHES and _alone(new):
-                if _refit(pruned, new, after.env[new.args[0]], wanted(old) - after.env[new]):
-                    refitted.append(str(new.args[1].target))
-                    _run_again(after, new)
-            elif new.target == aten.batch_norm.default and _alone(new) and isinstance(new.args[3], Node):
-                _move_statistics(pruned, new, wanted(old.args[0]), after.env[new.args[0]])
-                _run_again(after, new)
-            for interpreter, node in ((before, old), (after, new)):
-                for used in interpreter.user_to_last_uses.get(node, ()):
-                    del interpreter.env[used]
-    return refitted
+            _forget(self._before, passed)
+        self._run(self._after, node)
+        layer = layer_of(self._smaller, node)
+        refitted = layer is not None and self._fit_layer(node, layer)
+        if refitted or self._move_norm(node):
+            self._run_again(node)
+        _forget(self._before, old)
+        for used in _forget(self._after, node):
+            self._aims.pop(used, None)
+        return layer.weight if layer is not None and refitted else None
+
+    def _run(self, interpreter: Interpreter, node: Node) -> None:
+        interpreter.env[node] = self._x.clone() if node.op == "placeholder" else interpreter.run_node(node)
+
+    def _original(self, node: Node) -> Tensor:
+        """Return what is left of the original's value at one of its nodes."""
+        return self._keep(node, self._before.env[node])
+
+    def _fit_layer(self, node: Node, layer: Layer) -> bool:
+        aim = self._aims[node] = self._original(self._originals[node.name]) + self._missing_beside(node, layer.norm)
+        return _refit(self._smaller, layer, self._after.env[layer.source], aim - self._after.env[node])
+
+    def _missing_beside(self, node: Node, norm: Node | None) -> Tensor:
+        """Return what the other side of a layer's sum lacks, in terms of the layer's result; 0 if it is in no sum."""
+        here, nothing = _other_side(norm or node), torch.zeros(())
+        if here is None:
+            return nothing
+        place, total = here
+        other, old = total.args[place], self._originals[total.name].args[place]
+        if not (
+            isinstance(other, Node) and other in self._after.env and isinstance(old, Node) and old in self._before.env
+        ):
+            return nothing  # computed later: that side will make good what this one lost
+        missing: Tensor = self._original(old) - self._after.env[other]
+        if missing.shape != self._after.env[node].shape:
+            return nothing
+        return missing if norm is None else missing * _unscaling(self._smaller, norm, missing.ndim)
+
+    def _move_norm(self, node: Node) -> bool:
+        """Shift the running mean and scale the running variance as the norm's input was shifted and scaled."""
+        if node.target != aten.batch_norm.default or not alone(node):
+            return False
+        source, *constants = [a for a in node.args[:5] if isinstance(a, Node)]
+        if not isinstance(node.args[3], Node):
+            return False
+        old = self._originals[node.name].args[0]
+        assert isinstance(old, Node)
+        had, has = self._aims[source] if source in self._aims else self._original(old), self._after.env[source]
+        others = [0, *range(2, had.ndim)]
+        names = [str(constant.target) for constant in constants[-2:]]
+        mean, variance = (get_tensor(self._smaller.module, name) for name in names)
+        eps = norm_eps(node)
+        put_tensor(self._smaller.module, names[0], mean + has.mean(others) - had.mean(others))
+        put_tensor(self._smaller.module, names[1], variance * (has.var(others) + eps) / (had.var(others) + eps))
+        return True
+
+    def _run_again(self, node: Node) -> None:
+        """Compute a node anew, with its constants as they are now."""
+        for constant in node.all_input_nodes:
+            if constant.op == "get_attr":
+                self._run(self._after, constant)
+        self._run(self._after, node)
 
 
-def _run_again(interpreter: Interpreter, node: Node) -> None:
-    """Compute a node anew, with its constants as they are now."""
-    for constant in node.all_input_nodes:
-        if constant.op == "get_attr":
-            interpreter.env[constant] = interpreter.run_node(constant)
-    interpreter.env[node] = interpreter.run_node(node)
+def _forget(interpreter: Interpreter, node: Node) -> list[Node]:
+    """Free what no operator after `node` uses."""
+    unused = interpreter.user_to_last_uses.get(node, [])
+    for used in unused:
+        del interpreter.env[used]
+    return unused
 
 
-def _affordable(model: Model, count: int) -> int:
-    """Return how many of `count` examples fit into memory, of both models, at the widest place."""
-    if not model.dynamic_batch:
-        return min(count, int(model.inputs[0].shape[0] or 1))
-    interpreter = Interpreter(model.module)
-    live, peak, sizes = 0, 1, dict[Node, int]()
-    for node in model.module.graph.nodes:
-        shape = shape_of(node) or ()
-        sizes[node] = 0 if node.op == "get_attr" else 8 * int(np.prod([s for s in shape[1:] if isinstance(s, int)]))
-        live += sizes[node]
-        peak = max(peak, live)
-        live -= sum(sizes[used] for used in interpreter.user_to_last_uses.get(node, ()))
-    return max(CHECKED, min(count, MEMORY_BYTES // peak))
-
-
-def _alone(node: Node) -> bool:
-    """Whether no other operator uses this one's constants."""
-    constants = [a for a in node.args[1:5] if isinstance(a, Node)]
-    if not constants or any(c.op != "get_attr" for c in constants):
-        return False
-    names = {c.target for c in constants}
-    return sum(len(n.users) for n in node.graph.nodes if n.op == "get_attr" and n.target in names) == len(constants)
-
-
-# --- layers with a kernel
-
-
-def _convolution_patches(node: Node, weight: Tensor) -> Patches | None:
-    rest: list[Any] = list(node.args[3:])
-    stride, padding, dilation, groups = rest + [(1, 1), (0, 0), (1, 1), 1][len(rest) :]
-    if groups != 1:
-        return None
-    return lambda x: F.unfold(x, weight.shape[2:], dilation, padding, stride).transpose(1, 2)
-
-
-def _linear_patches(node: Node, weight: Tensor) -> Patches:
-    return lambda x: x.reshape(len(x), -1, x.shape[-1])
-
-
-PATCHES: dict[Any, Callable[[Node, Tensor], Patches | None]] = {
-    aten.conv2d.default: _convolution_patches,
-    aten.linear.default: _linear_patches,
-}
-
-
-def _refit(model: Model, node: Node, x: Tensor, missing: Tensor) -> bool:
+def _refit(model: Model, layer: Layer, x: Tensor, missing: Tensor) -> bool:
     """Add to a layer's weights what brings `missing`, the difference wanted of its output, nearest to zero."""
-    weight_node, bias_node = node.args[1], node.args[2] if len(node.args) > 2 else None
-    if not isinstance(weight_node, Node):
-        return False
-    weight = get_tensor(model.module, str(weight_node.target)).detach()
-    patches = PATCHES[node.target](node, weight)
-    if patches is None or weight[0].numel() > WIDEST:
-        return False
+    weight = get_tensor(model.module, layer.weight).detach()
     rows = missing.flatten(2).transpose(1, 2) if weight.ndim > 2 else missing.reshape(len(missing), -1, len(weight))
-    step = max(1, CHUNK_BYTES // (4 * rows.shape[1] * weight[0].numel()))
     checked = len(x) // CHECKED
-    offset = isinstance(bias_node, Node) or all(user.target == aten.batch_norm.default for user in node.users)
-    change = fit(_sums(x[checked:], rows[checked:], patches, step), offset)
-    if not change.helps(_sums(x[:checked], rows[:checked], patches, step)):
+    change = fit(patch_sums(layer.patches, x[checked:], rows[checked:]), offset=bool(layer.bias or layer.norm))
+    if not change.helps(patch_sums(layer.patches, x[:checked], rows[:checked])):
         return False
-    put_tensor(model.module, str(weight_node.target), weight + change.weight.T.reshape(weight.shape).to(weight.dtype))
-    if isinstance(bias_node, Node):
-        bias = get_tensor(model.module, str(bias_node.target)).detach()
-        put_tensor(model.module, str(bias_node.target), bias + change.bias.to(bias.dtype))
+    put_tensor(model.module, layer.weight, weight + change.weight.T.reshape(weight.shape).to(weight.dtype))
+    if layer.bias is not None:
+        bias = get_tensor(model.module, layer.bias).detach()
+        put_tensor(model.module, layer.bias, bias + change.bias.to(bias.dtype))
     return True
 
 
-def _sums(x: Tensor, missing: Tensor, patches: Patches, step: int) -> Sums:
-    parts = zip(torch.split(x, step), torch.split(missing, step), strict=True)
-    return reduce(Sums.plus, (sums_of(patches(part).flatten(0, 1), errors.flatten(0, 1)) for part, errors in parts))
+# --- sums
 
 
-# --- batch norms
+def _other_side(node: Node) -> tuple[int, Node] | None:
+    """Return the plain sum that a node's result goes into and nothing else does, and the other place in it.
+
+    Dropout between them rests.
+    """
+    while len(node.users) == 1:
+        user = next(iter(node.users))
+        if user.target in SUMS:
+            plain = len(user.args) == len(user.all_input_nodes) == 2 and not user.kwargs
+            return (1 - user.args.index(node), user) if plain else None
+        if user.target not in (aten.dropout.default, aten.dropout_.default):
+            return None
+        node = user
+    return None
 
 
-def _move_statistics(model: Model, norm: Node, had: Tensor, has: Tensor) -> None:
-    """Shift the running mean and scale the running variance as the norm's input was shifted and scaled."""
-    mean_name, variance_name = (str(node.target) for node in norm.args[3:5] if isinstance(node, Node))
-    eps: Any = norm.args[7]
-    others = [0, *range(2, had.ndim)]
-    mean, variance = (get_tensor(model.module, name) for name in (mean_name, variance_name))
-    put_tensor(model.module, mean_name, mean + has.mean(others) - had.mean(others))
-    put_tensor(model.module, variance_name, variance * (has.var(others) + eps) / (had.var(others) + eps))
+def _unscaling(model: Model, norm: Node, rank: int) -> Tensor:
+    """Return what undoes a batch norm's scaling, for each channel; 0 where it would be huge."""
+    scale = norm_scale(model, norm)
+    if scale is None:
+        return torch.zeros(())
+    undone = torch.where(scale.abs() < FAINTEST * scale.abs().max(), 0, 1 / scale)
+    return undone.view(1, -1, *[1] * (rank - 2))

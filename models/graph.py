@@ -10,6 +10,8 @@ from torch.fx import GraphModule, Node
 
 aten = torch.ops.aten
 
+SUMS = (aten.add.Tensor, aten.add_.Tensor)
+
 # Operators that behave differently in training, with the position of the flag that says so.
 TRAINING_FLAG = {
     aten.batch_norm.default: 5,
@@ -27,6 +29,14 @@ def set_training(module: GraphModule, training: bool) -> None:
         place = TRAINING_FLAG.get(node.target) if node.op == "call_function" else None
         if place is not None and len(node.args) > place:
             node.update_arg(place, training)
+    module.recompile()
+
+
+def freeze_norms(module: GraphModule) -> None:
+    """Let batch norms of a graph in training use and keep their running statistics, in place."""
+    for node in module.graph.nodes:
+        if node.target == aten.batch_norm.default and isinstance(node.args[3], Node):
+            node.update_arg(TRAINING_FLAG[aten.batch_norm.default], False)
     module.recompile()
 
 
@@ -66,3 +76,9 @@ def shape_of(node: Node) -> tuple[int | torch.SymInt, ...] | None:
     """Return the shape that capture recorded for a node's single tensor, or None."""
     value = node.meta.get("val")
     return tuple(value.shape) if isinstance(value, Tensor) else None
+
+
+def changes(user: Node, node: Node) -> bool:
+    """Whether an operator changes another's result in place."""
+    schema = getattr(user.target, "_schema", None)
+    return bool(schema is not None and schema.is_mutable and user.args and user.args[0] is node)

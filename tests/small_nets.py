@@ -224,6 +224,58 @@ class Rows(nn.Module):
         return scores
 
 
+class Branch(nn.Module):
+    """A residual block of one convolution: `x + y`, `y += x` or `x += y`."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.body, self.how = conv(8, 8), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the sum, of the input's shape."""
+        y: Tensor = self.body(x)
+        if self.how == "y += x":
+            y += x
+            return y
+        if self.how == "x += y":
+            x += y
+            return x
+        total: Tensor = x + y
+        return total
+
+
+class Mixer(nn.Module):
+    """Two sums in one block, over the pixels' channels, as in a transformer; dropout before the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.one, self.up, self.out = nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 12), nn.Linear(12, 8)
+        self.drop = nn.Dropout(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return tokens of the input's shape `(batch, pixels, 8)`."""
+        x = x + self.one(self.norm(x))
+        x = x + self.drop(self.out(F.gelu(self.up(x))))
+        return x
+
+
+class Stack(nn.Module):
+    """Residual blocks of all kinds; what the first gives is added once more far behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b, self.c = conv(3, 8), Branch("y += x"), Branch("x + y"), Branch("x += y")
+        self.mixer, self.fc = Mixer(), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores `(batch, 4)`."""
+        early = F.relu(self.a(F.relu(self.stem(x), inplace=True)), inplace=True)
+        x = F.relu(self.c(F.relu_(self.b(early))))
+        x = self.mixer((x + early).flatten(2).transpose(1, 2))
+        scores: Tensor = self.fc(x.mean(1))
+        return scores
+
+
 NETS: dict[str, Callable[[], nn.Module]] = {
     "plain": Plain,
     "residual": Residual,
@@ -237,6 +289,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "unknown": Unknown,
     "scaled": Scaled,
     "rows": Rows,
+    "stack": Stack,
 }
 # A channel of zeros stays zero in these, up to the layer that reads it.
 KEEPS_ZERO = ("plain", "residual", "depthwise", "grouped", "views", "shared", "two-heads")

@@ -35,6 +35,7 @@ FREE = {
     "unknown": {"d.0": 6},
     "scaled": {"a.0": 8},
     "rows": {"a": 8, "b": 6, "mix": 8},
+    "stack": {"mixer.up": 12},
 }
 
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shipworthy.compress import least_squares
-from shipworthy.compress import reconstruct as module
+from shipworthy.compress import layers, least_squares
 from shipworthy.compress.channels import find_channels
 from shipworthy.compress.prune import Prune
 from shipworthy.compress.reconstruct import reconstruct
@@ -44,7 +43,7 @@ def test_outputs_come_nearer_to_the_original(name: str) -> None:
     model = captured(name)
     pruned, found, gone = cut(model)
     refitted = pruned.copy()
-    assert reconstruct(model, refitted, found, gone, images(256, seed=1))
+    assert reconstruct(model, refitted, images(256, seed=1), found, gone)
     assert distance(model, refitted, images(256)) < 0.8 * distance(model, pruned, images(256))
     assert (refitted.inputs, refitted.outputs) == (model.inputs, model.outputs)
     same = [a.shape == b.shape for a, b in zip(weights(pruned).values(), weights(refitted).values(), strict=True)]
@@ -75,23 +74,25 @@ def test_what_is_said_twice_can_be_said_once(monkeypatch: pytest.MonkeyPatch) ->
     pruned, found, gone = cut(model, 0.5)
     assert distance(model, pruned, images(64)) > 0.3
     stiff, free = pruned.copy(), pruned.copy()
-    reconstruct(model, stiff, found, gone, images(256, seed=1))
+    reconstruct(model, stiff, images(256, seed=1), found, gone)
     assert distance(model, stiff, images(64)) < 1e-3
     monkeypatch.setattr(least_squares, "RIDGE", 1e-12)
-    assert reconstruct(model, free, found, gone, images(256, seed=1)) == ["b.weight", "fc.weight"]
+    assert reconstruct(model, free, images(256, seed=1), found, gone) == ["b.weight", "fc.weight"]
     assert distance(model, free, images(64)) < 1e-18
 
 
-def sums_of(a: Tensor, b: Tensor, step: int) -> least_squares.Sums:
-    """Add up rows as if each were an example with one position."""
-    return module._sums(a, b.unsqueeze(1), lambda x: x.unsqueeze(1), step)
+def sums_of(a: Tensor, b: Tensor) -> least_squares.Sums:
+    """Add up rows as if each were an example with one position, a few at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "CHUNK_BYTES", 3 * 4 * a.shape[1])
+        return layers.patch_sums(lambda x: x.unsqueeze(1), a, b.unsqueeze(1))
 
 
 def test_the_fit_is_ridge_regression() -> None:
     """Weights and constant minimise the squared error plus the ridge's: no small step makes it less."""
     draw = torch.Generator().manual_seed(0)
     a, b = (torch.randn(50, k, generator=draw, dtype=torch.float64) + 1 for k in (6, 3))
-    sums = sums_of(a, b, 7)  # the parts are of unequal size
+    sums = sums_of(a, b)  # the last part is shorter
     for offset in (True, False):
         change = least_squares.fit(sums, offset)
         centred = a - a.mean(0) if offset else a
@@ -110,13 +111,13 @@ def test_a_fit_must_help_elsewhere() -> None:
     """Whether a change helps is the plain comparison of squared errors, over other rows than those of the fit."""
     draw = torch.Generator().manual_seed(1)
     a, b = (torch.randn(12, k, generator=draw, dtype=torch.float64) for k in (10, 2))
-    change = least_squares.fit(sums_of(a[:4], b[:4], 4), offset=True)
+    change = least_squares.fit(sums_of(a[:4], b[:4]), offset=True)
 
     def error(part: slice, scale: float) -> float:
         return float((b[part] - scale * (a[part] @ change.weight + change.bias)).square().sum())
 
     for part in (slice(0, 4), slice(4, 12)):
-        helps = change.helps(sums_of(a[part], b[part], 3))
+        helps = change.helps(sums_of(a[part], b[part]))
         assert helps == (error(part, 1.0) < error(part, 0.0))
     assert error(slice(0, 4), 1.0) < error(slice(0, 4), 0.0)
     assert error(slice(4, 12), 1.0) > error(slice(4, 12), 0.0), "the example is one of overfitting"
@@ -127,7 +128,7 @@ def test_noise_is_not_learnt() -> None:
     model = captured("plain")
     pruned, found, gone = cut(model)
     before = weights(pruned)
-    kept = reconstruct(model, pruned, found, gone, images(4))
+    kept = reconstruct(model, pruned, images(4), found, gone)
     left = {name for name, value in weights(pruned).items() if not torch.equal(value, before[name])}
     assert {name for name in left if name.endswith("weight")} == set(kept)
 
@@ -138,7 +139,7 @@ def test_shared_and_grouped_weights_stay() -> None:
         model = captured(name)
         pruned, found, gone = cut(model)
         before = weights(pruned)
-        assert not set(stays) & set(reconstruct(model, pruned, found, gone, images(64)))
+        assert not set(stays) & set(reconstruct(model, pruned, images(64), found, gone))
         assert all(torch.equal(before[one], weights(pruned)[one]) for one in stays)
 
 
@@ -146,8 +147,8 @@ def test_very_wide_layers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer whose fit would take too much memory is left out; the others are refitted."""
     model = captured("plain")
     pruned, found, gone = cut(model)
-    monkeypatch.setattr(module, "WIDEST", 20)  # `second` has 5 x 9 weights for an output, `fc` 16, `head` 6
-    assert reconstruct(model, pruned, found, gone, images(64)) == ["fc.weight", "head.weight"]
+    monkeypatch.setattr(layers, "WIDEST", 20)  # `second` has 5 x 9 weights for an output, `fc` 16, `head` 6
+    assert reconstruct(model, pruned, images(64), found, gone) == ["fc.weight", "head.weight"]
 
 
 def test_norms_follow_their_inputs() -> None:
@@ -155,7 +156,7 @@ def test_norms_follow_their_inputs() -> None:
     model = captured("residual")
     pruned, found, gone = cut(model)
     before = weights(pruned)
-    reconstruct(model, pruned, found, gone, images(256, seed=1))
+    reconstruct(model, pruned, images(256, seed=1), found, gone)
     after = weights(pruned)
     for name in ("running_mean", "running_var"):
         torch.testing.assert_close(after[f"stem.1.{name}"], before[f"stem.1.{name}"], rtol=1e-9, atol=1e-9)
@@ -165,11 +166,11 @@ def test_norms_follow_their_inputs() -> None:
 def test_few_examples_are_used_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of examples follows the widest place of the model; a fixed batch is taken as it is."""
     model = captured("residual")  # at its widest: two tensors of 8 x 8 x 8 beside one of its inputs
-    monkeypatch.setattr(module, "MEMORY_BYTES", 100 * 8 * 2 * 8 * 64)
-    assert module._affordable(model, 1000) in range(50, 101)
-    assert module._affordable(model, 10) == 10
+    monkeypatch.setattr(layers, "MEMORY_BYTES", 100 * 8 * 2 * 8 * 64)
+    assert layers.affordable(model, 1000) in range(50, 101)
+    assert layers.affordable(model, 10) == 10
     fixed = capture(nn.Conv2d(3, 8, 1), (torch.zeros(2, 3, 4, 4),), dynamic_batch=False)
-    assert module._affordable(fixed, 1000) == 2
+    assert layers.affordable(fixed, 1000) == 2
 
 
 # --- as part of the pass
