@@ -42,7 +42,6 @@ class Distill(Pass):
         shift: move images by up to so many pixels.
         mixup: blend pairs of images (Zhang et al. 2018); the teacher says what the blend is, so that few images
             teach much (Beyer et al. 2022, "function matching"). The Beta distribution's parameter; 0 is off.
-        freeze_norms: the last share of the steps, in which batch norms keep their statistics.
         seed: order of examples and augmentation.
     """
 
@@ -58,7 +57,6 @@ class Distill(Pass):
     flip: bool = True
     shift: Annotated[int, Ge(0)] = 2
     mixup: Annotated[float, Ge(0)] = 1.0
-    freeze_norms: Annotated[float, Ge(0), Le(1)] = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -92,7 +90,7 @@ class Distill(Pass):
                 student.module,
                 chain([(x, target)], batches),
                 loss_of,
-                Schedule(steps, self.learning_rate, self.weight_decay, frozen_norms=self.freeze_norms),
+                Schedule(steps, self.learning_rate, self.weight_decay),
                 context.report,
             )
         tail = losses[-max(1, steps // 20) :]

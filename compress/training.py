@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from ..models.errors import ToolFailed
-from ..models.graph import aten, freeze_norms, set_training, shape_of
+from ..models.graph import aten, set_training, shape_of
 
 Batch = tuple[Tensor, Any]
 LossOf = Callable[[Any, Any], Tensor]
@@ -20,18 +20,13 @@ LossOf = Callable[[Any, Any], Tensor]
 
 @dataclass(frozen=True)
 class Schedule:
-    """SGD with Nesterov momentum under a one-cycle learning rate (Smith 2018), over a fixed number of steps.
-
-    For the last `frozen_norms` (a share of the steps) batch norms use their running statistics, as they will when the
-    model is used: the weights settle without the noise that each batch brings in.
-    """
+    """SGD with Nesterov momentum under a one-cycle learning rate (Smith 2018), over a fixed number of steps."""
 
     steps: int
     learning_rate: float
     weight_decay: float
     momentum: float = 0.9
     warm_up: float = 0.15
-    frozen_norms: float = 0.0
 
 
 def train(
@@ -60,10 +55,7 @@ def train(
     losses: list[float] = []
     layout = lay_out(module)
     set_training(module, True)
-    freeze_at = schedule.steps - round(schedule.frozen_norms * schedule.steps)
     for step, (x, target) in zip(range(schedule.steps), batches, strict=False):
-        if step == freeze_at:
-            freeze_norms(module)
         loss = loss_of(module(laid_out(x, layout)), target)
         value = loss.item()
         if not torch.isfinite(loss):

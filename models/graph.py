@@ -32,14 +32,6 @@ def set_training(module: GraphModule, training: bool) -> None:
     module.recompile()
 
 
-def freeze_norms(module: GraphModule) -> None:
-    """Let batch norms of a graph in training use and keep their running statistics, in place."""
-    for node in module.graph.nodes:
-        if node.target == aten.batch_norm.default and isinstance(node.args[3], Node):
-            node.update_arg(TRAINING_FLAG[aten.batch_norm.default], False)
-    module.recompile()
-
-
 def copy_graph(module: GraphModule) -> GraphModule:
     """Return a deep copy: its own graph, parameters and buffers."""
     return copy.deepcopy(module)

@@ -104,10 +104,10 @@ def check_steps(steps: Sequence[tuple[int, Step]], has_data: bool, say: Say) -> 
     quantized = False
     for index, step in steps:
         key: Key = ("compress", index, step.name)
-        taylor = step.name == "prune" and getattr(step.settings, "score", "") == "taylor"
-        if not has_data and (taylor or step.name in ("distill", "quantize")):
-            reason = "scores channels on" if taylor else "trains on" if step.name == "distill" else "calibrates on"
-            other = ", or use `score: l2`" if taylor else ""
+        scored = step.name == "prune" and getattr(step.settings, "score", "") in ("taylor", "reconstruction")
+        if not has_data and (scored or step.name in ("distill", "quantize")):
+            reason = "scores channels on" if scored else "trains on" if step.name == "distill" else "calibrates on"
+            other = ", or use `score: l2`" if scored else ""
             say(key, f"{reason} training data, and the recipe has none; add a `data` section{other}", at_key=True)
         if quantized:
             say(key, "comes after `quantize`, which must be the last pass and given once; move it up", at_key=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import pytest
 import torch
@@ -54,22 +53,6 @@ def test_weight_decay_is_for_kernels(data: Dataset) -> None:
     for name, p in module.named_parameters():
         now, then = p.detach(), before[name]
         assert torch.equal(now, then) if p.ndim == 1 else float(now.norm()) < float(then.norm())
-
-
-def test_frozen_norms_keep_their_statistics(data: Dataset) -> None:
-    """From the share on, batch norms use what they have seen so far; weights go on, dropout stays on."""
-    module = captured("plain", torch.float32).copy().module
-    seen: list[tuple[Tensor, Tensor]] = []
-
-    def loss_of(scores: Tensor, labels: Tensor) -> Tensor:
-        state = module.state_dict()
-        seen.append((state["first.1.running_mean"].clone(), state["first.0.weight"].clone()))
-        return _loss(scores, labels)
-
-    train(module, _batches(data), loss_of, Schedule(8, 0.05, 0.0, frozen_norms=0.5))
-    moved = [not torch.equal(a[0], b[0]) for a, b in pairwise(seen)]
-    assert moved == [True] * 3 + [False] * 4
-    assert all(not torch.equal(a[1], b[1]) for a, b in pairwise(seen))
 
 
 def test_a_loss_that_is_not_finite_names_its_step(data: Dataset) -> None:
