@@ -1,4 +1,4 @@
-"""How pruning and distillation should be set, judged on training images held out; no test image is touched.
+"""How trimming, pruning and distillation should be set, judged on training images held out; no test image is touched.
 
 Each row is the example's recipe with some settings changed, trained on the 8,000 images of the package. What it is
 worth is told by 10,000 images of the full training set that are not among those. The original was trained on the full
@@ -24,22 +24,32 @@ if TYPE_CHECKING:
 Change = Mapping[str, Mapping[str, Any]]
 """By pass, the settings to change; `dict` values replace, they are not merged."""
 
+STREAMS = {"layer2.*.conv2": 0.25, "layer3.*.conv2": 0.375}
+
 VARIANTS: dict[str, Change] = {
     "the example": {},
-    "half of every layer": {"prune": {"layers": {}}},
-    "last stage: three eighths left": {"prune": {"layers": {"layer3.*": 0.625}}},
-    "inside stage 2: three quarters left": {"prune": {"layers": {"layer2.*.conv1": 0.25}}},
-    "stage 2: three quarters left": {"prune": {"layers": {"layer2.*": 0.25}}},
-    "stage 2: three quarters left, stage 3: three eighths": {
-        "prune": {"layers": {"layer2.*": 0.25, "layer3.*": 0.625}}
+    "no block removed": {"trim": {"blocks": ()}},
+    "one block removed, half of every layer": {"trim": {"blocks": ("layer1.1",)}, "prune": {"layers": {}}},
+    "one block removed, stage 2 narrower inside": {
+        "trim": {"blocks": ("layer1.1",)},
+        "prune": {"layers": {**STREAMS, "layer2.2.conv1": 0.75, "layer3.[02].conv1": 0.625}},
     },
-    "no refit after pruning": {"prune": {"reconstruct": 0}},
-    "Taylor scores, no refit": {"prune": {"score": "taylor", "reconstruct": 0}},
-    "Taylor scores": {"prune": {"score": "taylor"}},
-    "T = 4, labels 10 %": {"distill": {"temperature": 4.0, "alpha": 0.9, "learning_rate": 0.5}},
-    "no features": {"distill": {"features": {}, "learning_rate": 0.5}},
-    "features count twice, learning rate halved": {
-        "distill": {"features": {"layer1": 4.0, "layer2": 4.0, "layer3": 4.0}, "learning_rate": 0.5}
+    "no block removed, half of every layer": {"trim": {"blocks": ()}, "prune": {"layers": {}}},
+    "no block removed, inside stage 2 three quarters left": {
+        "trim": {"blocks": ()},
+        "prune": {"layers": {"layer2.*.conv1": 0.25}},
+    },
+    "half of every layer": {"prune": {"layers": {}}},
+    "no refit": {"trim": {"reconstruct": 0}, "prune": {"reconstruct": 0}},
+    "scores l2": {"prune": {"score": "l2"}},
+    "scores Taylor": {"prune": {"score": "taylor"}},
+    "T = 4, labels 10 %": {"distill": {"temperature": 4.0, "alpha": 0.9}},
+    "no features": {"distill": {"features": {}}},
+    "features count a quarter, learning rate four times": {
+        "distill": {"features": dict.fromkeys(("layer1", "layer2", "layer3"), 0.5), "learning_rate": 4.0}
+    },
+    "features count four times, learning rate halved": {
+        "distill": {"features": dict.fromkeys(("layer1", "layer2", "layer3"), 8.0), "learning_rate": 0.5}
     },
     "T = 100": {"distill": {"temperature": 100.0}},
     "no mixup": {"distill": {"mixup": 0.0}},
@@ -50,7 +60,7 @@ VARIANTS: dict[str, Change] = {
 }
 """Learning rates here are factors on the example's."""
 
-HEAD = ("recipe", "MACs", "accuracy % after pruning", "after recovery", "agrees with the original %", "recovery s")
+HEAD = ("recipe", "MACs", "accuracy % before recovery", "after recovery", "agrees with the original %", "recovery s")
 HELD_OUT = 10_000
 
 
@@ -60,7 +70,7 @@ class Row:
 
     name: str
     macs: int
-    pruned: tuple[float, float, float]
+    before: tuple[float, float, float]
     accuracy: tuple[float, float, float]
     agreement: tuple[float, float, float]
     seconds: float
@@ -92,23 +102,24 @@ def main() -> None:
     rows: list[Row] = []
     for name in args.only or VARIANTS:
         for seed in range(args.seeds):
-            prune, distill = passes(VARIANTS[name], 4 if args.quick else args.steps, seed)
-            rows.append(run(f"{name}, seed {seed}" if args.seeds > 1 else name, model, prune, distill, exam))
+            steps = passes(VARIANTS[name], 4 if args.quick else args.steps, seed)
+            rows.append(run(f"{name}, seed {seed}" if args.seeds > 1 else name, model, steps, exam))
             print(*cells(rows[-1]), sep=" | ", flush=True)
     report(args.out, rows, args.steps, quick=args.quick)
 
 
-def passes(change: Change, steps: int, seed: int) -> tuple[Any, Any]:
-    """Return the example's first two passes with the changes of one variant."""
+def passes(change: Change, steps: int, seed: int) -> list[Any]:
+    """Return the example's passes up to distillation, the last, with the changes of one variant."""
     import shipworthy as sw
 
     by_name: dict[str, Any] = {step.name: step.settings for step in sw.read_recipe(EXAMPLE).compress}
     distill = dict(change.get("distill", {}))
     rate = by_name["distill"].learning_rate * distill.pop("learning_rate", 1.0)
-    return (
-        replace(by_name["prune"], **change.get("prune", {})),
-        replace(by_name["distill"], steps=steps, seed=seed, learning_rate=rate, **distill),
-    )
+    changes = {**change, "distill": {"steps": steps, "seed": seed, "learning_rate": rate, **distill}}
+    if changes.get("trim", {}).get("blocks") == ():
+        del by_name["trim"]
+    names = [name for name in ("trim", "prune", "distill") if name in by_name]
+    return [replace(by_name[name], **changes.get(name, {})) for name in names]
 
 
 def held_out(data: Dataset, full: Split, count: int) -> Split:
@@ -138,17 +149,20 @@ def answers(model: Model, data: Dataset, held: Split) -> torch.Tensor:
         return torch.cat([model.module(data.batch(held, part)[0]).argmax(1) for part in parts])
 
 
-def run(name: str, model: Model, prune: Any, distill: Any, exam: Exam) -> Row:
-    """Prune, recover, and ask what is left on the images held out."""
+def run(name: str, model: Model, steps: list[Any], exam: Exam) -> Row:
+    """Shrink and recover a model, and ask what is left on the images held out."""
     from shipworthy.models.metrics import accuracy, agreement
 
     data, labels = exam.data, exam.held.labels
-    pruned = prune(model, data=data)
-    recovered = distill(pruned.model, data=data, teacher=model)
-    first, last = (answers(found.model, data, exam.held) for found in (pruned, recovered))
+    *shrink, distill = steps
+    small = model
+    for step in shrink:
+        small = step(small, data=data).model
+    recovered = distill(small, data=data, teacher=model)
+    first, last = (answers(found, data, exam.held) for found in (small, recovered.model))
     return Row(
         name,
-        pruned.facts["macs_after"],
+        recovered.facts["macs_after"],
         _share(accuracy(first, labels)),
         _share(accuracy(last, labels)),
         _share(agreement(exam.original, last)),
@@ -163,14 +177,14 @@ def _share(found: Estimate) -> tuple[float, float, float]:
 def cells(row: Row) -> tuple[str, ...]:
     """Return a row of the table."""
     shares = (interval(100 * value, 100 * low, 100 * high) for value, low, high in (row.accuracy, row.agreement))
-    return (row.name, f"{row.macs:,}", f"{100 * row.pruned[0]:.1f}", *shares, f"{row.seconds:.0f}")
+    return (row.name, f"{row.macs:,}", f"{100 * row.before[0]:.1f}", *shares, f"{row.seconds:.0f}")
 
 
 def report(out: Path, rows: list[Row], steps: int, *, quick: bool) -> None:
     """Write the table and the data."""
     where = machine()
     text = [
-        f"# Recovery after pruning{' (smoke run: the figures mean nothing)' if quick else ''}\n",
+        f"# Recovery after trimming and pruning{' (smoke run: the figures mean nothing)' if quick else ''}\n",
         machine_text(where),
         f"{steps} steps each, one run a row; intervals are of the images, not of the runs.\n",
         table(HEAD, (cells(row) for row in rows)),

@@ -121,6 +121,8 @@ BREAKS = {
     "pass planned": ("- quantize", "- sparsify: {}", 8, "compress[2].sparsify", "planned and not there yet"),
     "two passes in one": ("- quantize", "- {quantize: , prune: }", 8, "compress[2]", "wanted one pass an entry"),
     "pass number": ("- quantize", "- 3", 8, "compress[2]", "wanted one pass an entry"),
+    "pass required": ("- quantize", "- trim: {}", 8, "compress[2].trim.blocks", "missing"),
+    "pass text for list": ("- quantize", "- trim: {blocks: a}", 8, "compress[2].trim.blocks", "wanted a list"),
     "pass setting": ("ratio: 0.5", "ratoi: 0.5", 6, "compress[0].prune.ratoi", "did you mean `ratio`"),
     "pass range": ("ratio: 0.5", "ratio: 1.5", 6, "compress[0].prune.ratio", "wanted less than 1"),
     "pass infinity": ("ratio: 0.5", "ratio: .inf", 6, "compress[0].prune.ratio", "wanted a finite number"),
