@@ -197,5 +197,5 @@ def _unscaling(model: Model, norm: Node, rank: int) -> Tensor:
     scale = norm_scale(model, norm)
     if scale is None:
         return torch.zeros(())
-    undone = torch.where(scale.abs() < FAINTEST * scale.abs().max(), 0, 1 / scale)
+    undone = torch.where(scale.abs() <= FAINTEST * scale.abs().max(), 0, 1 / scale)
     return undone.view(1, -1, *[1] * (rank - 2))

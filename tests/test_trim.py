@@ -117,6 +117,15 @@ def test_layers_left_make_good_what_is_gone() -> None:
     assert error(refitted.model) < 0.5 * error(plain.model)
 
 
+def test_a_branch_of_zeros_makes_nothing_good() -> None:
+    """Norms that scale by zero, as fresh networks have them, are not asked to: nothing becomes infinite."""
+    model, data = silenced(captured("stack", torch.float32), "b", "c"), quadrants()
+    made = Trim(("a",))(model, data=data).model
+    assert all(value.isfinite().all() for value in made.module.state_dict().values())
+    x, _ = data.batch(data.test, torch.arange(8))
+    assert all(value.isfinite().all() for value in outputs(made, x))
+
+
 def test_what_follows_takes_the_trimmed_model(tmp_path: Path) -> None:
     """It is pruned, trained for a step and exported like any other."""
     data = quadrants()
