@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from torch.fx import Graph, Node
+from torch.fx import Graph, GraphModule, Node
 
 from ..models.errors import BadInput, first_few
 from ..models.graph import SUMS, aten, changes, module_path, shape_of
@@ -86,22 +86,35 @@ def remove_blocks(model: Model, blocks: Iterable[Block]) -> Model:
     made = model.copy()
     module = made.module
     nodes = {node.name: node for node in module.graph.nodes}
-    had = _constants(module.graph)
+    had = _owners_in_use(module.graph)
     for block in blocks:
         for name, place in block.sums:
             shortcut = nodes[name].args[place]
             assert isinstance(shortcut, Node)
             _bypass(nodes[name], shortcut)
-    _erase_unused(module.graph)
-    for name in had - _constants(module.graph):
-        owner, _, leaf = name.rpartition(".")
-        delattr(module.get_submodule(owner), leaf)
+    _delete_constants(module, had - _owners_in_use(module.graph))
     module.recompile()
     return made
 
 
-def _constants(graph: Graph) -> set[str]:
-    return {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+def _owners_in_use(graph: Graph) -> set[str]:
+    """Return the paths of the modules whose tensors the graph uses."""
+    return {_owner(node) for node in graph.nodes if node.op == "get_attr" and node.users}
+
+
+def _owner(constant: Node) -> str:
+    return str(constant.target).rpartition(".")[0]
+
+
+def _delete_constants(module: GraphModule, owners: set[str]) -> None:
+    """Delete what belongs to modules that are used no more: weights, statistics, and counters that nothing used."""
+    for node in list(module.graph.nodes):
+        if node.op == "get_attr" and _owner(node) in owners and not node.users:
+            module.graph.erase_node(node)
+    for owner in owners:
+        part = module.get_submodule(owner)
+        for name in [name for name, _ in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False))]:
+            delattr(part, name)
 
 
 def _bypass(total: Node, shortcut: Node) -> None:
@@ -109,7 +122,7 @@ def _bypass(total: Node, shortcut: Node) -> None:
     for user in list(total.users):
         if _rectified_already(user, total, shortcut):
             user.replace_all_uses_with(shortcut)
-            user.args = (shortcut,)  # it has no users now, and is none of the sum's
+            user.graph.erase_node(user)
     in_place = total.args[0] is shortcut and changes(total, shortcut)
     stand_in = shortcut
     if not in_place and any(changes(user, total) for user in total.users):
@@ -117,6 +130,9 @@ def _bypass(total: Node, shortcut: Node) -> None:
             stand_in = total.graph.call_function(aten.clone.default, (shortcut,))
             stand_in.meta = dict(total.meta)
     total.replace_all_uses_with(stand_in)
+    branch = total.all_input_nodes
+    total.graph.erase_node(total)
+    _erase_unused(branch)
 
 
 def _rectified_already(user: Node, total: Node, shortcut: Node) -> bool:
@@ -127,7 +143,28 @@ def _rectified_already(user: Node, total: Node, shortcut: Node) -> bool:
     return not any(changes(other, node) for other, node in others)
 
 
-def _erase_unused(graph: Graph) -> None:
-    for node in reversed(graph.nodes):
-        if not node.users and node.op in ("call_function", "get_attr"):
-            graph.erase_node(node)
+def _erase_unused(nodes: Iterable[Node]) -> None:
+    """Erase those of the nodes that have no users, and what was used by them alone, and so on."""
+    ahead = set(nodes)
+    while ahead:
+        node = max(ahead)
+        ahead.discard(node)
+        if not node.users and node.op in ("call_function", "get_attr") and (not _in_place(node) or _changes_own(node)):
+            ahead.update(node.all_input_nodes)
+            node.graph.erase_node(node)
+
+
+def _in_place(node: Node) -> bool:
+    return any(changes(node, used) for used in node.all_input_nodes)
+
+
+def _changes_own(node: Node) -> bool:
+    """Whether what an operator changes in place was made for it and its like: nobody else sees the change."""
+    while _in_place(node) or node.target in (aten.dropout.default, aten.dropout_.default):
+        base = node.args[0]
+        assert isinstance(base, Node)
+        if set(base.users) - {node}:
+            return False
+        node = base
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and not any(value.alias_info for value in schema.returns)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shipworthy.compress.blocks import find_blocks
 from shipworthy.compress.prune import Prune
@@ -15,9 +15,9 @@ from shipworthy.export.onnx_file import to_onnx
 from shipworthy.export.parity import parity
 from shipworthy.models.errors import BadInput
 from shipworthy.models.graph import set_training
-from shipworthy.models.model import Model, load_pt2, save_pt2
+from shipworthy.models.model import Model, capture, load_pt2, save_pt2
 from shipworthy.models.sources import load
-from shipworthy.tests.small_nets import FINE, captured, images, outputs, quadrants
+from shipworthy.tests.small_nets import FINE, Branch, captured, images, outputs, quadrants
 
 LAST = {
     "a": ("a.body.1",),
@@ -64,6 +64,36 @@ def test_removing_is_zeroing_the_branch(blocks: tuple[str, ...], tmp_path: Path)
     assert result.facts["macs_after"] < result.facts["macs_before"]
     assert all(torch.equal(before[name], value) for name, value in model.module.state_dict().items())
     result.model.module.graph.lint()
+
+
+class Masked(nn.Module):
+    """A block and a layer behind it, both with a mask that statements fill in place, as for shifted windows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.behind = Branch("x + y"), nn.Conv2d(3, 8, 1)
+
+    def mask(self, x: Tensor) -> Tensor:
+        """Return zeros with a corner of ones."""
+        mask = x.new_zeros(x.shape[-2:])
+        mask[:3, :3] = 1
+        return mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return maps `(batch, 8, 8, 8)`."""
+        x = self.behind(x)
+        x = self.block(x * self.mask(x))
+        return x + self.mask(x)
+
+
+def test_what_is_filled_in_place_stays() -> None:
+    """A statement that changes a tensor has no result that is used; it is no dead code."""
+    net = Masked().double().eval()
+    model = capture(net, (images(2),))
+    trimmed = Trim(("block",))(model).model
+    net.block = nn.Identity()  # type: ignore[assignment]  # stands for the block without its branch
+    with torch.no_grad():
+        assert torch.equal(outputs(trimmed, images(3))[0], net(images(3)))
 
 
 def test_a_relu_of_a_relu_is_left_out() -> None:
