@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .compress.passes import Pass, PassResult
     from .compress.prune import Prune
     from .compress.quantize import Quantize
+    from .compress.sparsify import Sparsify
     from .compress.trim import Trim
     from .export.artifact import EngineArtifact, OnnxArtifact
     from .export.engine import to_engine
@@ -39,6 +40,7 @@ _HOMES = {
     "compress.passes": ("Pass", "PassResult"),
     "compress.prune": ("Prune",),
     "compress.quantize": ("Quantize",),
+    "compress.sparsify": ("Sparsify",),
     "compress.trim": ("Trim",),
     "export.artifact": ("EngineArtifact", "OnnxArtifact"),
     "export.engine": ("to_engine",),
@@ -83,6 +85,7 @@ __all__ = [
     "RecipeFaults",
     "RunRecord",
     "ShipworthyError",
+    "Sparsify",
     "TensorSpec",
     "ToolFailed",
     "Trim",

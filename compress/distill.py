@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Distill(Pass):
     """Train the model on the teacher's softened outputs and on the labels (Hinton et al. 2015).
 
-    The loss is `alpha * T^2 * KL(teacher / T || student / T) + (1 - alpha) * cross-entropy`.
+    The loss is `alpha * T^2 * KL(teacher / T || student / T) + (1 - alpha) * cross-entropy`. Zeros of weights that the
+    sparsify pass made sparse stay zero.
 
     Attributes:
         epochs: passes over the training examples; give this or `steps`.
@@ -69,6 +70,7 @@ class Distill(Pass):
         from .distill_loss import SoftTarget, soft_target_loss
         from .facts import learns_from
         from .features import feature_loss, mapped
+        from .sparsity import zeros_held
         from .training import Schedule, train
 
         data = need_data(context, "to learn from")
@@ -85,7 +87,7 @@ class Distill(Pass):
             loss = soft_target_loss(found[0], target, self.temperature, self.alpha)
             return loss + feature_loss(found[1], target.features, self.features) if self.features else loss
 
-        with mapped(student.module, list(self.features), x, target.features):
+        with zeros_held(student), mapped(student.module, list(self.features), x, target.features):
             losses = train(
                 student.module,
                 chain([(x, target)], batches),

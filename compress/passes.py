@@ -45,7 +45,7 @@ class Pass(ABC):
     """A compression pass. Subclasses are final, frozen, and their fields are their settings.
 
     Calling a pass leaves its input model untouched and checks that the new model keeps the interface:
-    the same inputs and outputs (names, types, shapes), and that it runs.
+    the same inputs and outputs (names, types, shapes), that it runs, and that weights made sparse are still so.
     """
 
     @final
@@ -64,10 +64,12 @@ class Pass(ABC):
             (per example) and `seconds`.
 
         Raises:
-            BadInput: the settings do not fit the model, or data that the pass needs is missing.
-            ToolFailed: the pass broke the model's interface.
+            BadInput: the settings do not fit the model, data that the pass needs is missing, or the pass removed
+                channels so that a weight is no longer 2:4.
+            ToolFailed: the pass broke the model's interface, or gave a zero of a sparse weight another value.
         """
         from .facts import count, same_interface
+        from .sparsity import still_sparse
 
         began = time.perf_counter()
         name = type(self).__name__.lower()
@@ -75,6 +77,7 @@ class Pass(ABC):
         try:
             made, facts = self._apply(model, Context(data, teacher, report))
             same_interface(model, made)
+            made = still_sparse(model, made)
         except ShipworthyError as fault:
             raise type(fault)(f"{name}: {fault}") from fault
         after = count(made)

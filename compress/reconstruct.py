@@ -41,7 +41,8 @@ def reconstruct(
 ) -> list[str]:
     """Refit convolutions, linear layers and batch-norm statistics of a smaller model, in place.
 
-    Grouped and very wide layers stay as they are, and so do weights that several operators share.
+    Grouped and very wide layers stay as they are, and so do weights that several operators share, and sparse ones: a
+    fit would give their zeros other values.
 
     Args:
         original: the model before.
@@ -53,7 +54,7 @@ def reconstruct(
     Returns:
         The names of the weights that were refitted: those whose fit is better on examples left out of it.
     """
-    lost = np.fromiter(gone, np.int64, len(gone))
+    lost = np.zeros(1, np.bool_) if channels is None else channels.lost(gone)
 
     def keep(node: Node, value: Tensor) -> Tensor:
         return value if channels is None else without(value, channels.nodes[node.name], lost)
@@ -133,7 +134,9 @@ class _Walk:
             return False
         old = self._originals[node.name].args[0]
         assert isinstance(old, Node)
-        had, has = self._aims[source] if source in self._aims else self._original(old), self._after.env[source]
+        # What gave the norm its input before may be gone: the aim of what gives it now is another's.
+        aimed = source in self._aims and source.name == old.name
+        had, has = self._aims[source] if aimed else self._original(old), self._after.env[source]
         others = [0, *range(2, had.ndim)]
         names = [str(constant.target) for constant in constants[-2:]]
         mean, variance = (get_tensor(self._smaller.module, name) for name in names)
@@ -160,6 +163,8 @@ def _forget(interpreter: Interpreter, node: Node) -> list[Node]:
 
 def _refit(model: Model, layer: Layer, x: Tensor, missing: Tensor) -> bool:
     """Add to a layer's weights what brings `missing`, the difference wanted of its output, nearest to zero."""
+    if model.sparsity and layer.weight in model.sparsity.patterns:
+        return False
     weight = get_tensor(model.module, layer.weight).detach()
     rows = missing.flatten(2).transpose(1, 2) if weight.ndim > 2 else missing.reshape(len(missing), -1, len(weight))
     checked = len(x) // CHECKED

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ..models.errors import BadInput, MissingRuntime, ToolFailed
 from ..models.files import replacing, sha256_of, write_text
 from .artifact import EngineArtifact
+from .onnx_sparsity import read_sparsity
 
 Flavour = Literal["rtx", "tensorrt"]
 MODULES: dict[Flavour, str] = {"rtx": "tensorrt_rtx_bindings", "tensorrt": "tensorrt"}
@@ -29,7 +30,8 @@ def to_engine(
     """Build an engine; beside it `<path>.json` becomes its manifest.
 
     TensorRT for RTX builds without a GPU (its kernels are compiled where the engine is loaded); classic TensorRT
-    needs the GPU it builds for.
+    needs the GPU it builds for. Where the file has 2:4 weights, the builder may choose kernels made for them
+    (`SPARSE_WEIGHTS`); the manifest says so.
 
     Args:
         onnx: a typed ONNX file: floating point, or int8 with `target="tensorrt"`.
@@ -79,8 +81,9 @@ def _build(
     source: Path, made: Path, flavour: Flavour, batches: tuple[int, int, int], timeout_s: float
 ) -> dict[str, Any]:
     """Run the child; a crash there is a message here."""
-    job = json.dumps({"onnx": str(source), "engine": str(made), "module": MODULES[flavour], "batches": list(batches)})
-    command = [sys.executable, "-m", "shipworthy.export.engine_child", job]
+    sparsity = read_sparsity(source)
+    job = {"onnx": str(source), "engine": str(made), "module": MODULES[flavour], "batches": list(batches)}
+    command = [sys.executable, "-m", "shipworthy.export.engine_child", json.dumps({**job, "sparse": "2:4" in sparsity})]
     try:
         child = subprocess.run(
             command, capture_output=True, text=True, timeout=timeout_s, env={**os.environ}, check=False
@@ -95,4 +98,4 @@ def _build(
         raise ToolFailed(f"{source}: the engine builder died (exit {child.returncode}): {last}") from fault
     if "refused" in answer:
         raise BadInput(f"{source}: {flavour} cannot build it: {answer['refused']}")
-    return {"flavour": flavour, **answer}
+    return {"flavour": flavour, "sparsity": sparsity, **answer}

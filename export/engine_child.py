@@ -22,6 +22,7 @@ def build(job: dict[str, Any]) -> dict[str, Any]:
     if not parser.parse_from_file(job["onnx"]):
         return {"refused": "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))}
     config = builder.create_builder_config()
+    sparse = _sparse_weights(trt, config) if job["sparse"] else "off"
     profile = builder.create_optimization_profile()
     shapes = _profile(network, profile, job["batches"])
     if shapes:
@@ -32,13 +33,23 @@ def build(job: dict[str, Any]) -> dict[str, Any]:
     Path(job["engine"]).write_bytes(bytes(plan))
     return {
         "version": trt.__version__,
-        "flags": ["STRONGLY_TYPED"],
+        "flags": ["STRONGLY_TYPED", *(["SPARSE_WEIGHTS"] if sparse == "set" else [])],
+        "sparse_weights": sparse,
         "profiles": shapes,
         "inputs": [_tensor(network.get_input(i)) for i in range(network.num_inputs)],
         "outputs": [_tensor(network.get_output(i)) for i in range(network.num_outputs)],
         "layers": network.num_layers,
         **_device(trt, config),
     }
+
+
+def _sparse_weights(trt: Any, config: Any) -> str:
+    """Let the builder choose kernels for 2:4 weights, and say whether this flavour knows of them."""
+    flag = getattr(trt.BuilderFlag, "SPARSE_WEIGHTS", None)
+    if flag is None:
+        return "unknown to this flavour"
+    config.set_flag(flag)
+    return "set"
 
 
 def _profile(network: Any, profile: Any, batches: list[int]) -> dict[str, list[list[int]]]:

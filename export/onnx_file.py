@@ -17,10 +17,12 @@ from torch import Tensor
 
 from ..models.errors import BadInput, ToolFailed
 from ..models.files import replacing, sha256_of
+from ..models.graph import aten
 from ..models.model import Model, Quantization
 from ..models.quiet import quiet
 from .artifact import OnnxArtifact, Precision, Target
 from .onnx_clean import check, clean
+from .onnx_sparsity import write_sparsity
 
 OPSETS = range(18, 24)
 
@@ -60,7 +62,8 @@ def to_onnx(
 
 
 def write_onnx(proto: ModelProto, path: Path, model: Model, precision: Precision, target: Target) -> OnnxArtifact:
-    """Check a finished graph and write it with its preprocessing-independent metadata."""
+    """Check a finished graph and write it; the patterns of sparse weights go into its metadata."""
+    write_sparsity(proto, model.sparsity)
     try:
         check(proto)
     except Exception as fault:
@@ -79,12 +82,32 @@ def _float_proto(model: Model, opset: int) -> ModelProto:
     }
     try:
         with quiet():
-            program = torch.onnx.export(model.export(), dynamo=True, opset_version=opset, verbose=False, **names)
+            program = torch.onnx.export(
+                _laid_out(model).export(), dynamo=True, opset_version=opset, verbose=False, **names
+            )
     except Exception as fault:
         raise ToolFailed(f"the ONNX exporter failed: {str(fault).splitlines()[0]}") from fault
     if program is None:
         raise ToolFailed("the ONNX exporter gave no program")
     return clean(program.model_proto, model.inputs, model.outputs)
+
+
+def _laid_out(model: Model) -> Model:
+    """Return the model with attention's results laid out anew.
+
+    The exporter takes attention apart, and its parts lay their result out otherwise: what could be viewed cannot.
+    """
+    attention = aten.scaled_dot_product_attention.default
+    if not any(node.target is attention for node in model.module.graph.nodes):
+        return model
+    made = model.copy()
+    for node in [node for node in made.module.graph.nodes if node.target is attention]:
+        with made.module.graph.inserting_after(node):
+            plain: dict[str, Any] = {"memory_format": torch.contiguous_format}
+            anew = made.module.graph.call_function(aten.clone.default, (node,), plain)
+        node.replace_all_uses_with(anew, delete_user_cb=lambda user, anew=anew: user is not anew)
+    made.module.recompile()
+    return made
 
 
 def _check_choices(precision: str, target: str, opset: int) -> None:

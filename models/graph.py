@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,9 +28,14 @@ def set_training(module: GraphModule, training: bool) -> None:
     """Switch batch norm and dropout of a captured graph, in place (`train()` and `eval()` raise on such graphs)."""
     for node in module.graph.nodes:
         place = TRAINING_FLAG.get(node.target) if node.op == "call_function" else None
-        if place is not None and len(node.args) > place:
+        if place is not None and len(node.args) > place and not _has_no_statistics(node):
             node.update_arg(place, training)
     module.recompile()
+
+
+def _has_no_statistics(node: Node) -> bool:
+    """Whether a norm has none to fall back on: it takes those of what it sees, in training or not."""
+    return node.target in (aten.batch_norm.default, aten.instance_norm.default) and node.args[3] is None
 
 
 def copy_graph(module: GraphModule) -> GraphModule:
@@ -54,14 +60,21 @@ def get_tensor(module: GraphModule, name: str) -> Tensor:
 
 
 def put_tensor(module: GraphModule, name: str, value: Tensor) -> None:
-    """Replace a parameter or buffer by another tensor, of any shape, keeping its kind."""
+    """Replace a parameter or buffer by another tensor, of any shape, keeping its kind; a parameter becomes shared."""
     owner_name, _, leaf = name.rpartition(".")
     owner = module.get_submodule(owner_name)
     old = getattr(owner, leaf)
-    if isinstance(old, torch.nn.Parameter):
+    if isinstance(value, torch.nn.Parameter):
+        setattr(owner, leaf, value)
+    elif isinstance(old, torch.nn.Parameter):
         setattr(owner, leaf, torch.nn.Parameter(value.contiguous(), requires_grad=old.requires_grad))
     else:
         setattr(owner, leaf, value.contiguous())
+
+
+def same_memory(value: Tensor) -> object:
+    """Return what is equal for tied tensors, and only for those: parameters of several names."""
+    return (value.data_ptr(), value.shape, value.stride()) if value.numel() else id(value)
 
 
 def shape_of(node: Node) -> tuple[int | torch.SymInt, ...] | None:
@@ -70,7 +83,32 @@ def shape_of(node: Node) -> tuple[int | torch.SymInt, ...] | None:
     return tuple(value.shape) if isinstance(value, Tensor) else None
 
 
+def sizes_of(node: Any) -> list[Any]:
+    """Return a tensor's sizes, None where they are unknown: comparing a symbol would add a guard on it."""
+    shape = shape_of(node) if isinstance(node, Node) else None
+    return [size if isinstance(size, int) else None for size in shape or ()]
+
+
 def changes(user: Node, node: Node) -> bool:
     """Whether an operator changes another's result in place."""
     schema = getattr(user.target, "_schema", None)
     return bool(schema is not None and schema.is_mutable and user.args and user.args[0] is node)
+
+
+def argument(node: Node, name: str, default: Any = None) -> Any:
+    """Return an operator's argument by the name that its schema gives it; `default` where it has no such argument."""
+    for place, entry in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]  # ATen operators have it
+        if entry.name == name:
+            if place < len(node.args):
+                return node.args[place]
+            return node.kwargs.get(name, entry.default_value)
+    return default
+
+
+def put_argument(node: Node, name: str, value: Any) -> None:
+    """Set an operator's argument by the name that its schema gives it."""
+    for place, entry in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]  # as above
+        if entry.name == name and place < len(node.args):
+            node.update_arg(place, value)
+            return
+    node.update_kwarg(name, value)

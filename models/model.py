@@ -6,7 +6,7 @@ import io
 import json
 import traceback
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +43,16 @@ class Quantization:
     calibration: tuple[Tensor, ...]
 
 
+@dataclass(frozen=True)
+class Sparsity:
+    """Which weights are sparse: the pattern of each (`2:4` or `unstructured`) by its name.
+
+    Their zeros are exact, and every pass keeps them.
+    """
+
+    patterns: Mapping[str, str]
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """A captured model.
@@ -55,6 +65,7 @@ class Model:
         dynamic_batch: whether dimension 0 of every input may vary.
         source: where the model came from.
         quantization: set by the quantize pass, carried out by the exporter.
+        sparsity: set by the sparsify pass, kept in `.pt2` files and by later passes, named in ONNX files.
     """
 
     module: GraphModule
@@ -64,6 +75,7 @@ class Model:
     dynamic_batch: bool
     source: str = ""
     quantization: Quantization | None = None
+    sparsity: Sparsity | None = None
 
     def copy(self) -> Model:
         """Return a model whose graph and weights can be changed without touching this one."""
@@ -110,7 +122,9 @@ def capture(
 
 def save_pt2(model: Model, path: str | Path) -> None:
     """Write the model as a `.pt2` file that needs none of its Python classes; the same model gives the same bytes."""
-    meta = {"schema": 1, "dynamic_batch": model.dynamic_batch, "source": model.source}
+    meta: dict[str, Any] = {"schema": 1, "dynamic_batch": model.dynamic_batch, "source": model.source}
+    if model.sparsity:
+        meta["sparsity"] = dict(model.sparsity.patterns)
     # Through memory: torch writes the file's own (temporary) name into it, and hides a full disk in a RuntimeError.
     held = io.BytesIO()
     with quiet():
@@ -145,7 +159,8 @@ def load_pt2(path: str | Path) -> Model:
     examples = tuple(program.example_inputs[0])
     dynamic = bool(meta.get("dynamic_batch", _batch_varies(program)))
     graph = program.module(check_guards=False)
-    return _model(graph, program, examples, dynamic, str(meta.get("source") or path.name))
+    model = _model(graph, program, examples, dynamic, str(meta.get("source") or path.name))
+    return replace(model, sparsity=Sparsity(meta["sparsity"])) if "sparsity" in meta else model
 
 
 def _model(
@@ -231,4 +246,4 @@ def _check_batch(graph: GraphModule, examples: tuple[Tensor, ...], source: str) 
         )
 
 
-__all__ = ["Model", "Quantization", "TensorSpec", "capture", "load_pt2", "save_pt2"]
+__all__ = ["Model", "Quantization", "Sparsity", "TensorSpec", "capture", "load_pt2", "save_pt2"]

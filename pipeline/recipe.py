@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -184,8 +185,8 @@ class _Reading:
             self.say((*key, name), f"no such pass; {suggest(name, PASSES)}", at_key=True)
             return None
         settings = _or_empty(settings)
-        if isinstance(settings, dict):
-            # A pass without a seed of its own takes the recipe's.
+        if isinstance(settings, dict) and "seed" in signature(PASSES[name]).parameters:
+            # What draws, and is given no seed of its own, takes the recipe's.
             settings = {"seed": seed, **settings}
         made = self._check(PASSES[name], settings, (*key, name))
         return Step(name, made) if made else None

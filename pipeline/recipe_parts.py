@@ -12,6 +12,7 @@ from ..compress.distill import Distill
 from ..compress.passes import Pass
 from ..compress.prune import Prune
 from ..compress.quantize import Quantize
+from ..compress.sparsify import Sparsify
 from ..compress.trim import Trim
 from .recipe_metrics import Runtime
 
@@ -20,8 +21,14 @@ _CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
 Positive = Annotated[int, Ge(1)]
 Text = Annotated[str, MinLen(1)]
 
-PASSES: dict[str, type[Pass]] = {"trim": Trim, "prune": Prune, "distill": Distill, "quantize": Quantize}
-PLANNED = ("transfer", "sparsify")
+PASSES: dict[str, type[Pass]] = {
+    "trim": Trim,
+    "prune": Prune,
+    "sparsify": Sparsify,
+    "distill": Distill,
+    "quantize": Quantize,
+}
+PLANNED = ("transfer",)
 
 
 @with_config(_CLOSED)

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 from torch import Tensor, nn
@@ -245,3 +246,25 @@ def test_an_operator_that_onnx_lacks_is_named(tmp_path: Path) -> None:
         to_onnx(capture(_Bessel(), (torch.zeros(2, 3),)), tmp_path / "m.onnx")
     assert len(str(raised.value).splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+class _Masked(nn.Module):
+    """Attention with a bias to its scores, whose result is put together by a reshape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.bias, self.fc = nn.Linear(8, 24), nn.Parameter(torch.rand(1, 2, 5, 5)), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores `(batch, 4)` of tokens `(batch, 5, 8)`."""
+        q, k, v = self.qkv(x).reshape(-1, 5, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias).transpose(1, 2).reshape(-1, 5, 8)
+        scores: Tensor = self.fc(x.mean(1))
+        return scores
+
+
+def test_attention_with_a_bias_is_exported(tmp_path: Path) -> None:
+    """What attention lays out such that it can be viewed, and the exporter's parts of it do not, is laid out anew."""
+    model, x = capture(_Masked(), (torch.randn(2, 5, 8),)), torch.randn(3, 5, 8)
+    (given,) = OnnxSession(to_onnx(model, tmp_path / "m.onnx")).run({"x": x.numpy()})
+    np.testing.assert_allclose(given, model.module(x).detach().numpy(), rtol=1e-4, atol=1e-6)
