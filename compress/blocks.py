@@ -1,29 +1,51 @@
-"""Residual blocks of a captured graph: where they are, and the graph without them."""
+"""Parts of a captured graph that can be left out: residual blocks, and layers that keep their input's shape.
+
+Analysis only: `bypass.py` takes them out.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any, Literal
 
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Node
 
 from ..models.errors import BadInput, first_few
-from ..models.graph import SUMS, aten, changes, module_path, shape_of
+from ..models.graph import SUMS, aten, module_path, shape_of
 from ..models.model import Model
+from .folding import CONVOLUTIONS
+from .patterns import matching
 
-RELUS = (aten.relu.default, aten.relu_.default)
+Kind = Literal["residual block", "convolution", "pooling"]
+
+POOLINGS = (
+    *(aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default),
+    *(aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default),
+    *(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool3d.default),
+)
+LAYERS: dict[Any, Kind] = {
+    **dict.fromkeys(CONVOLUTIONS, "convolution"),
+    **dict.fromkeys(POOLINGS, "pooling"),
+}
 
 
 @dataclass(frozen=True)
 class Block:
-    """A module with sums of its input, or what was made of it so far, and something computed from that.
+    """A part of the graph whose results something that went in can stand for.
 
-    `sums` are pairs of a sum's name in the graph and the place of the shortcut among its arguments.
+    A residual block is a module with sums of its input, or what was made of it so far, and something computed from
+    that. `sums` are pairs of a sum's name in the graph and the place of the shortcut among its arguments. A layer has
+    its own operators for sums, and what stands for them is their input, at place 0.
     """
 
     path: str
     sums: tuple[tuple[str, int], ...]
+    kind: Kind = "residual block"
+
+
+# --- residual blocks
 
 
 def find_blocks(model: Model) -> list[Block]:
@@ -64,107 +86,83 @@ def _leads_to(source: Node, end: Node) -> bool:
     return reached and weights
 
 
-def blocks_named(blocks: Iterable[Block], patterns: Iterable[str]) -> list[Block]:
-    """Return the blocks whose paths match a pattern.
+# --- layers
+
+
+def find_layers(model: Model) -> list[Block]:
+    """Return the convolutions and poolings whose results have their inputs' shapes, in the order of the graph.
+
+    A module that does nothing else goes by its path. What the code of another module does itself goes by that one's
+    path and the operator's name in the graph: `Mixed_5b.avg_pool2d`.
+    """
+    return [
+        Block(path, tuple((node.name, 0) for node in nodes), LAYERS[nodes[0].target])
+        for path, nodes in _layers(model).items()
+        if all(map(_keeps_shape, nodes))
+    ]
+
+
+def _layers(model: Model) -> dict[str, list[Node]]:
+    """Return all convolutions and poolings by path."""
+    parts: dict[str, list[Node]] = {}
+    for node in model.module.graph.nodes:
+        if node.op == "call_function":
+            parts.setdefault(module_path(node), []).append(node)
+    layers: dict[str, list[Node]] = {}
+    for path, nodes in parts.items():
+        alike = {LAYERS.get(node.target) for node in nodes}
+        leaf = path and len(alike) == 1 and not any(other.startswith(f"{path}.") for other in parts)
+        for node in (node for node in nodes if node.target in LAYERS and isinstance(node.args[0], Node)):
+            name = path if leaf else f"{path}.{node.name}".removeprefix(".")
+            layers.setdefault(name, []).append(node)
+    return layers
+
+
+def _keeps_shape(node: Node) -> bool:
+    source = node.args[0]
+    return isinstance(source, Node) and shape_of(node) is not None and shape_of(node) == shape_of(source)
+
+
+# --- by name
+
+
+def blocks_named(model: Model, patterns: Iterable[str]) -> list[Block]:
+    """Return the blocks and layers whose paths match a pattern; layers only by patterns that match no residual block.
 
     Raises:
-        BadInput: a pattern matches none: a misspelt name would silently do nothing.
+        BadInput: a pattern matches none.
     """
-    blocks = list(blocks)
+    blocks, layers = find_blocks(model), find_layers(model)
+    named: set[str] = set()
     for pattern in patterns:
-        if not any(fnmatchcase(block.path, pattern) for block in blocks):
-            there = f"there are {first_few([block.path for block in blocks])}" if blocks else "the model has none"
-            raise BadInput(f"the pattern {pattern!r} matches no residual block that keeps its input's shape; {there}")
-    return [block for block in blocks if any(fnmatchcase(block.path, pattern) for pattern in patterns)]
+        layered = _fitting(layers, pattern) and not _fitting(blocks, pattern)
+        try:
+            paths = [block.path for block in (layers if layered else blocks)]
+            named.update(matching((pattern,), paths, "residual block that keeps its input's shape"))
+        except BadInput as fault:
+            raise BadInput(f"{fault}; {_other_layers(model, layers, pattern)}") from fault
+    return [block for block in in_order(model, (*blocks, *layers)) if block.path in named]
 
 
-def remove_blocks(model: Model, blocks: Iterable[Block]) -> Model:
-    """Return the model without the branches of these blocks; the input model stays as it is.
-
-    It gives what the original gives when the branches' results are zero.
-    """
-    made = model.copy()
-    module = made.module
-    nodes = {node.name: node for node in module.graph.nodes}
-    had = _owners_in_use(module.graph)
-    for block in blocks:
-        for name, place in block.sums:
-            shortcut = nodes[name].args[place]
-            assert isinstance(shortcut, Node)
-            _bypass(nodes[name], shortcut)
-    _delete_constants(module, had - _owners_in_use(module.graph))
-    module.recompile()
-    return made
+def in_order(model: Model, blocks: Iterable[Block]) -> list[Block]:
+    """Sort blocks by their first sums' places in the graph."""
+    places = {node.name: place for place, node in enumerate(model.module.graph.nodes)}
+    return sorted(blocks, key=lambda block: places[block.sums[0][0]])
 
 
-def _owners_in_use(graph: Graph) -> set[str]:
-    """Return the paths of the modules whose tensors the graph uses."""
-    return {_owner(node) for node in graph.nodes if node.op == "get_attr" and node.users}
+def _fitting(blocks: Iterable[Block], pattern: str) -> bool:
+    return any(fnmatchcase(block.path, pattern) for block in blocks)
 
 
-def _owner(constant: Node) -> str:
-    return str(constant.target).rpartition(".")[0]
+def _other_layers(model: Model, layers: list[Block], pattern: str) -> str:
+    """Say which layers there are, and why one of the name cannot go."""
+    kept = first_few([layer.path for layer in layers]) or "none"
+    text = f"convolutions and poolings that do: {kept}"
+    changing = [(path, node) for path, nodes in _layers(model).items() for node in nodes if not _keeps_shape(node)]
+    named = [f"{path} makes {_example(node)} of {_example(node.args[0])}" for path, node in changing if fnmatchcase(path, pattern)]  # fmt: skip # noqa: E501
+    return f"{text} ({'; '.join(named[:3])}: its input cannot stand for its result)" if named else text
 
 
-def _delete_constants(module: GraphModule, owners: set[str]) -> None:
-    """Delete what belongs to modules that are used no more: weights, statistics, and counters that nothing used."""
-    for node in list(module.graph.nodes):
-        if node.op == "get_attr" and _owner(node) in owners and not node.users:
-            module.graph.erase_node(node)
-    for owner in owners:
-        part = module.get_submodule(owner)
-        for name in [name for name, _ in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False))]:
-            delattr(part, name)
-
-
-def _bypass(total: Node, shortcut: Node) -> None:
-    """Let all that used the sum use the shortcut."""
-    for user in list(total.users):
-        if _rectified_already(user, total, shortcut):
-            user.replace_all_uses_with(shortcut)
-            user.graph.erase_node(user)
-    in_place = total.args[0] is shortcut and changes(total, shortcut)
-    stand_in = shortcut
-    if not in_place and any(changes(user, total) for user in total.users):
-        with total.graph.inserting_before(total):
-            stand_in = total.graph.call_function(aten.clone.default, (shortcut,))
-            stand_in.meta = dict(total.meta)
-    total.replace_all_uses_with(stand_in)
-    branch = total.all_input_nodes
-    total.graph.erase_node(total)
-    _erase_unused(branch)
-
-
-def _rectified_already(user: Node, total: Node, shortcut: Node) -> bool:
-    """Whether `user` is a ReLU of what is the result of one without the branch, and none of the three changes later."""
-    if user.target not in RELUS or shortcut.target not in RELUS:
-        return False
-    others = [(other, node) for node in (user, total, shortcut) for other in node.users if other not in (user, total)]
-    return not any(changes(other, node) for other, node in others)
-
-
-def _erase_unused(nodes: Iterable[Node]) -> None:
-    """Erase those of the nodes that have no users, and what was used by them alone, and so on."""
-    ahead = set(nodes)
-    while ahead:
-        node = max(ahead)
-        ahead.discard(node)
-        if not node.users and node.op in ("call_function", "get_attr") and (not _in_place(node) or _changes_own(node)):
-            ahead.update(node.all_input_nodes)
-            node.graph.erase_node(node)
-
-
-def _in_place(node: Node) -> bool:
-    return any(changes(node, used) for used in node.all_input_nodes)
-
-
-def _changes_own(node: Node) -> bool:
-    """Whether what an operator changes in place was made for it and its like: nobody else sees the change."""
-    while _in_place(node) or node.target in (aten.dropout.default, aten.dropout_.default):
-        base = node.args[0]
-        assert isinstance(base, Node)
-        if set(base.users) - {node}:
-            return False
-        node = base
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and not any(value.alias_info for value in schema.returns)
+def _example(node: object) -> tuple[Any, ...]:
+    """Return the shape of one example of a node's result."""
+    return (shape_of(node) or ())[1:] if isinstance(node, Node) else ()

@@ -46,6 +46,7 @@ class _Counter(Interpreter):
         self.batch = _batch(model)
         self.dynamic = model.dynamic_batch
         self.layers: list[LayerRow] = []
+        self.macs: dict[str, int] = {}
 
     def run_node(self, n: Node) -> Any:
         """Count one node."""
@@ -54,6 +55,7 @@ class _Counter(Interpreter):
         with FlopCounterMode(display=False) as counter:
             result = super().run_node(n)
         macs = counter.get_total_flops() // 2 // self.batch
+        self.macs[n.name] = macs
         params = sum(self._own_params(source) for source in n.all_input_nodes)
         if (macs or params) and isinstance(result, Tensor):
             kind = str(n.target).removeprefix("aten.").partition(".")[0]
@@ -78,9 +80,19 @@ def _batch(model: Model) -> int:
 
 def summarize(model: Model) -> Summary:
     """Count a model's parameters and MACs without computing anything."""
-    counter = _Counter(model)
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        counter.run(*(fake.from_tensor(x) for x in model.example_inputs))
+    counter = _count(model)
     params = sum(p.numel() for p in model.module.parameters())
     macs = sum(layer.macs for layer in counter.layers)
     return Summary(model.source, params, macs, model.inputs, model.outputs, tuple(counter.layers))
+
+
+def macs_by_operator(model: Model) -> dict[str, int]:
+    """Return the MACs per example of every operator, by its name in the graph, without computing anything."""
+    return _count(model).macs
+
+
+def _count(model: Model) -> _Counter:
+    counter = _Counter(model)
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        counter.run(*(fake.from_tensor(x) for x in model.example_inputs))
+    return counter

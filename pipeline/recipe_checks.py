@@ -100,8 +100,8 @@ def data_part(part: DataPart, folder: Path, say: Say) -> DataPart:
 
 
 def check_steps(steps: Sequence[tuple[int, Step]], has_data: bool, say: Say) -> None:
-    """Check that passes have the data they need, and that nothing follows quantization."""
-    quantized = False
+    """Check that passes have the data they need, that nothing follows quantization, and no pruning 2:4 sparsity."""
+    quantized = grouped = False
     for index, step in steps:
         key: Key = ("compress", index, step.name)
         scored = step.name == "prune" and getattr(step.settings, "score", "") in ("taylor", "reconstruction")
@@ -109,9 +109,24 @@ def check_steps(steps: Sequence[tuple[int, Step]], has_data: bool, say: Say) -> 
             reason = "scores channels on" if scored else "trains on" if step.name == "distill" else "calibrates on"
             other = ", or use `score: l2`" if scored else ""
             say(key, f"{reason} training data, and the recipe has none; add a `data` section{other}", at_key=True)
+        if not has_data and _counts_blocks(step):
+            message = "chooses blocks on training data, and the recipe has none; add a `data` section, or name them"
+            say(key, message, at_key=True)
         if quantized:
             say(key, "comes after `quantize`, which must be the last pass and given once; move it up", at_key=True)
+        if grouped and step.name == "prune":
+            say(
+                key,
+                "comes after `sparsify` with 2:4, whose groups of four channels it would tear; move it up",
+                at_key=True,
+            )
         quantized = quantized or step.name == "quantize"
+        grouped = grouped or getattr(step.settings, "pattern", "") == "2:4"
+
+
+def _counts_blocks(step: Step) -> bool:
+    """Whether a step says how many blocks to trim, not which."""
+    return step.name == "trim" and isinstance(getattr(step.settings, "blocks", ()), int)
 
 
 def check_export(export: ExportPart, quantizes: bool, say: Say) -> None:

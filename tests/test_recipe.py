@@ -69,6 +69,12 @@ def test_a_good_recipe_becomes_plain_values(write: Write) -> None:
     assert (recipe.profile.budget_seconds, recipe.tensorrt_precision, recipe.seed) == (20.0, "int8", 3)
 
 
+def test_a_pass_that_draws_nothing_takes_no_seed(write: Write) -> None:
+    """The recipe's seed goes to those that have one; 2:4 needs no quotes."""
+    recipe = read_recipe(write(GOOD, "- quantize", "- sparsify: {pattern: 2:4, ignore: [conv1]}\n  - quantize"))
+    assert recipe.compress[2].settings == PASSES["sparsify"](pattern="2:4", ignore=("conv1",))  # type: ignore[call-arg]  # settings of the pass named
+
+
 def test_a_recipe_of_two_keys_is_enough(write: Write) -> None:
     """Everything but the schema and the model has a default, and so has a section left empty."""
     recipe = read_recipe(write("shipworthy: 1\nmodel: {source: 'torchvision:resnet18'}\ngoals:\ncompress:\nexport:\n"))
@@ -118,11 +124,21 @@ BREAKS = {
     "data missing": ("data: {source: fashion-mnist}\n", "", 5, "compress[0].prune", "or use `score: l2`"),
     "compress mapping": ("compress:\n", "compress: {}\nx:\n", 5, "compress", "wanted a list of passes"),
     "pass name": ("- distill", "- distil", 7, "compress[1].distil", "did you mean `distill`"),
-    "pass planned": ("- quantize", "- sparsify: {}", 8, "compress[2].sparsify", "planned and not there yet"),
+    "pass planned": ("- quantize", "- transfer: {}", 8, "compress[2].transfer", "planned and not there yet"),
     "two passes in one": ("- quantize", "- {quantize: , prune: }", 8, "compress[2]", "wanted one pass an entry"),
     "pass number": ("- quantize", "- 3", 8, "compress[2]", "wanted one pass an entry"),
     "pass required": ("- quantize", "- trim: {}", 8, "compress[2].trim.blocks", "missing"),
     "pass text for list": ("- quantize", "- trim: {blocks: a}", 8, "compress[2].trim.blocks", "wanted a list"),
+    "blocks without data": (
+        GOOD[GOOD.index("data:") : GOOD.index("export:")],
+        "compress: [{trim: {blocks: 2}}]\n",
+        4,
+        "compress[0].trim",
+        "or name them",
+    ),
+    "blocks zero": ("- quantize", "- trim: {blocks: 0}", 8, "compress[2].trim.blocks", "wanted 1 or more"),
+    "blocks true": ("- quantize", "- trim: {blocks: true}", 8, "compress[2].trim.blocks", "wanted a list"),
+    "blocks name": ("- quantize", "- trim: {blocks: [a, 1]}", 8, "compress[2].trim.blocks[1]", "wanted text"),
     "pass setting": ("ratio: 0.5", "ratoi: 0.5", 6, "compress[0].prune.ratoi", "did you mean `ratio`"),
     "pass range": ("ratio: 0.5", "ratio: 1.5", 6, "compress[0].prune.ratio", "wanted less than 1"),
     "pass infinity": ("ratio: 0.5", "ratio: .inf", 6, "compress[0].prune.ratio", "wanted a finite number"),
@@ -132,6 +148,9 @@ BREAKS = {
     "pass contradiction": ("steps: 10", "steps: 10, epochs: 1", 7, "compress[1].distill", "either epochs or steps"),
     "pass list": ("- quantize", "- quantize: [1]", 8, "compress[2].quantize", "got a list, wanted a mapping"),
     "pass after quantize": ("- quantize", "- quantize\n  - prune: {}", 9, "compress[3].prune", "must be the last"),
+    "prune tears": ("- quantize", "- sparsify: {pattern: 2:4}\n  - prune", 9, "compress[3].prune", "groups of four"),
+    "sparsify seed": ("- quantize", "- sparsify: {seed: 1}", 8, "compress[2].sparsify.seed", "unknown key"),
+    "2:4 of 0.7": ("- quantize", "- sparsify: {pattern: 2:4, ratio: 0.7}", 8, "compress[2].sparsify", "leave ratio"),
     "opset": ("opset: 20", "opset: 17", 9, "export.onnx.opset", "got 17 (a whole number), wanted 18 or more"),
     "batch swapped": ("[1, 32]", "[32, 1]", 9, "export.onnx.dynamic_batch", "swap the two"),
     "batch of three": ("[1, 32]", "[1, 2, 3]", 9, "export.onnx.dynamic_batch", "at most 2"),
