@@ -54,6 +54,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	@$(INSTALL) --no-deps torch-pruning
+	@$(INSTALL) timm transformers
 	@touch $@
 
 # pip comes last, so a venv that has it is whole.
