@@ -1,22 +1,26 @@
-"""How each ATen operator carries channels from its inputs to its output.
+"""How each ATen operator carries channels from its inputs to its output: the one list of what is known.
 
-A rule takes the tracker and a node and returns the dimensions of the node's output. `RULES` is the one list of what
-is known; everything else freezes what reaches it.
+A rule takes the tracker and a node and returns the dimensions of the node's output. Every operator that is not in
+`RULES` freezes what reaches it.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import Node
 
 from ..models.graph import aten, shape_of
-from .channels import Atoms, Dims, Tracker
+from . import rules_layers as layers
+from . import rules_parts as parts
+from . import rules_pointwise as pointwise
+from . import rules_products as products
+from . import rules_shapes as shapes
+from .channels import Dims, Tracker
 
 Rule = Callable[[Tracker, Node], Dims]
 
@@ -26,266 +30,139 @@ def follow(tracker: Tracker, node: Node) -> None:
     if node.op == "get_attr":
         tracker.values[node] = _attribute(tracker, str(node.target))
     elif node.op == "placeholder":
-        tracker.values[node] = _untracked(node)
+        tracker.values[node] = untracked(node)
     elif node.op == "output":
         tracker.freeze_all(node, "an output of the model")
     elif node.op == "call_function":
         rule = RULES.get(node.target)
-        tracker.values[node] = rule(tracker, node) if rule else _unknown(tracker, node)
+        found = rule(tracker, node) if rule and _is_followed(tracker, node) else None
+        tracker.values[node] = _unknown(tracker, node) if found is None else found
 
 
 def _attribute(tracker: Tracker, name: str) -> Dims:
     """Return the dimensions of a tensor; a graph (the body of `torch.cond` or of a `no_grad` block) has none."""
     value = operator.attrgetter(name)(tracker.model.module)
-    return tracker.tensor(name, value.shape) if isinstance(value, Tensor) else ()
+    return tracker.tensor(name, value) if isinstance(value, Tensor) else ()
 
 
-def _untracked(node: Node) -> Dims:
+def untracked(node: Node) -> Dims:
+    """Return dimensions of which nothing can be removed."""
     return (None,) * len(shape_of(node) or ())
 
 
+def _is_followed(tracker: Tracker, node: Node) -> bool:
+    """Whether the node can be followed at all: a rule may rely on shapes that capture recorded."""
+    return "val" in node.meta or node.target in _WITHOUT_SHAPE
+
+
 def _unknown(tracker: Tracker, node: Node) -> Dims:
-    met = any(atoms is not None for source in node.all_input_nodes for atoms in tracker.dims(source))
-    if met:
+    if any(atoms is not None for source in node.all_input_nodes for atoms in tracker.dims(source)):
         tracker.unknown.add(str(node.target))
     tracker.freeze_all(node, f"reaches {node.target}, which has no rule")
-    return _untracked(node)
+    return untracked(node)
 
 
-def _same(tracker: Tracker, node: Node) -> Dims:
-    return tracker.dims(node.args[0])
+def _words(text: str) -> list[str]:
+    return text.split()
 
 
-def _argument(node: Node, place: int, name: str, default: Any = None) -> Any:
-    return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
-
-
-def _convolution(tracker: Tracker, node: Node) -> Dims:
-    x, weight = tracker.dims(node.args[0]), tracker.dims(node.args[1])
-    bias = tracker.dims(_argument(node, 2, "bias"))
-    groups = int(_argument(node, 6, "groups", 1))
-    if len(x) != len(weight):
-        return _unknown(tracker, node)  # without a batch the channels are elsewhere
-    for kernel, pixels in zip(weight[2:], x[2:], strict=True):
-        tracker.table.freeze(kernel, "a kernel dimension")
-        tracker.table.freeze(pixels, "is what a kernel moves over")
-    out = weight[0]
-    if groups == 1:
-        tracker.link(x[1], weight[1], "meets a dimension that stays")
-    elif _is_depthwise(node, groups):
-        tracker.link(x[1], out, "meets a dimension that stays")
-    else:
-        for atoms in (x[1], *weight[:2]):
-            tracker.table.freeze(atoms, "a grouped convolution")
-    if bias:
-        tracker.link(out, bias[0], "meets a dimension that stays")
-    return (None, out, *(None for _ in weight[2:]))
-
-
-def _is_depthwise(node: Node, groups: int) -> bool:
-    weight = shape_of(node.args[1]) if isinstance(node.args[1], Node) else None
-    return weight is not None and bool(weight[0] == groups) and bool(weight[1] == 1)
-
-
-def _linear(tracker: Tracker, node: Node) -> Dims:
-    x, weight = tracker.dims(node.args[0]), tracker.dims(node.args[1])
-    bias = tracker.dims(_argument(node, 2, "bias"))
-    tracker.link(x[-1], weight[1], "meets a dimension that stays")
-    if bias:
-        tracker.link(weight[0], bias[0], "meets a dimension that stays")
-    return (*x[:-1], weight[0])
-
-
-def _batch_norm(tracker: Tracker, node: Node) -> Dims:
-    x = tracker.dims(node.args[0])
-    for place in range(1, 5):
-        values = tracker.dims(node.args[place])
-        if values:
-            tracker.link(x[1], values[0], "meets a dimension that stays")
-    return x
-
-
-def _elementwise(tracker: Tracker, node: Node) -> Dims:
-    """Broadcast from the right: dimensions of one size are linked, a dimension of size one gives way."""
-    sides = [a for a in node.args[:2] if isinstance(a, Node) and shape_of(a) is not None]
-    if len(sides) < 2:
-        return tracker.dims(sides[0]) if sides else ()
-    left, right = (tracker.dims(side) for side in sides)
-    left_sizes, right_sizes = (shape_of(side) or () for side in sides)
-    out: list[Atoms | None] = []
-    for i in range(1, max(len(left), len(right)) + 1):
-        if i > len(left) or (i <= len(right) and left_sizes[-i] == 1):
-            out.append(right[-i])
-        elif i > len(right) or right_sizes[-i] == 1:
-            out.append(left[-i])
-        else:
-            out.append(tracker.link(left[-i], right[-i], "is added to or multiplied by a dimension that stays"))
-    return tuple(reversed(out))
-
-
-def _concat(tracker: Tracker, node: Node) -> Dims:
-    parts: Any = node.args[0]
-    values = [tracker.dims(part) for part in parts]
-    axis = int(_argument(node, 1, "dim", 0)) % len(values[0])
-    out: list[Atoms | None] = []
-    for dim in range(len(values[0])):
-        if dim == axis:
-            out.append(_side_by_side(tracker, parts, axis))
-            continue
-        joined = values[0][dim]
-        for value in values[1:]:
-            joined = tracker.link(joined, value[dim], "is concatenated beside a dimension that stays")
-        out.append(joined)
-    return tuple(out)
-
-
-def _side_by_side(tracker: Tracker, parts: Any, axis: int) -> Atoms | None:
-    found = [tracker.dims(part)[axis] for part in parts]
-    if all(atoms is None for atoms in found):
-        return None
-    filled = []
-    for part, atoms in zip(parts, found, strict=True):
-        size = (shape_of(part) or ())[axis]
-        if atoms is None and not isinstance(size, int):
-            for other in found:
-                tracker.table.freeze(other, "is concatenated with a dimension of unknown size")
-            return None
-        if atoms is None:
-            atoms = tracker.table.new(int(size))
-            tracker.table.freeze(atoms, "a dimension that stays")
-        filled.append(atoms)
-    return np.concatenate(filled)
-
-
-def _pool_over(pixels: int) -> Rule:
-    """Pooling over the last dimensions keeps those before."""
-
-    def rule(tracker: Tracker, node: Node) -> Dims:
-        x = tracker.dims(node.args[0])
-        for atoms in x[-pixels:]:
-            tracker.table.freeze(atoms, f"is pooled over by {node.target}")
-        return (*x[:-pixels], *(None for _ in range(pixels)))
-
-    return rule
-
-
-def _mean(tracker: Tracker, node: Node) -> Dims:
-    x = tracker.dims(node.args[0])
-    named: Any = _argument(node, 1, "dim") or range(len(x))
-    gone = {int(d) % len(x) for d in (named if not isinstance(named, int) else [named])}
-    for dim in gone:
-        tracker.table.freeze(x[dim], f"is averaged over by {node.target}")
-    if _argument(node, 2, "keepdim", False):
-        return tuple(None if i in gone else atoms for i, atoms in enumerate(x))
-    return tuple(atoms for i, atoms in enumerate(x) if i not in gone)
-
-
-def _reshape(tracker: Tracker, node: Node) -> Dims:
-    """Follow reshapes that only merge neighbouring dimensions; others freeze what they split."""
-    source = node.args[0]
-    old, new = (shape_of(source) if isinstance(source, Node) else None), shape_of(node)
-    if old is None or new is None:
-        return _unknown(tracker, node)
-    runs = merged_runs(old, new)
-    if runs is None:
-        return _unknown(tracker, node)
-    x = tracker.dims(source)
-    return tuple(_merge(tracker, x[start:stop], old[start:stop]) for start, stop in runs)
-
-
-def merged_runs(old: tuple[Any, ...], new: tuple[Any, ...]) -> list[tuple[int, int]] | None:
-    """Return for each new dimension the run of old dimensions that it merges, or None if any is split.
-
-    Symbolic sizes match only themselves.
-    """
-    runs, start = [], 0
-    for index, size in enumerate(new):
-        stop = start
-        product: Any = 1
-        last = index == len(new) - 1
-        while stop < len(old) and (last or stop == start or not _equal(product, size)):
-            product = product * old[stop]
-            stop += 1
-        if not _equal(product, size):
-            return None
-        runs.append((start, stop))
-        start = stop
-    return runs if start == len(old) else None
-
-
-def _equal(left: Any, right: Any) -> bool:
-    """Compare sizes by what is written, without adding a guard on a symbol."""
-    return str(left) == str(right)
-
-
-def _merge(tracker: Tracker, dims: Dims, sizes: tuple[Any, ...]) -> Atoms | None:
-    carriers = [i for i, atoms in enumerate(dims) if atoms is not None]
-    if not carriers:
-        return None
-    concrete = all(isinstance(size, int) for size in sizes)
-    if len(carriers) > 1 or not concrete:
-        for i in carriers:
-            tracker.table.freeze(dims[i], "is flattened together with another tracked or unknown dimension")
-        return None
-    place = carriers[0]
-    atoms = dims[place]
-    if atoms is None:
-        return None
-    outer, inner = int(np.prod(sizes[:place], dtype=int)), int(np.prod(sizes[place + 1 :], dtype=int))
-    return np.tile(np.repeat(atoms, inner), outer)
-
-
-def _permute(tracker: Tracker, node: Node) -> Dims:
-    x = tracker.dims(node.args[0])
-    order: Any = node.args[1]
-    return tuple(x[int(d)] for d in order)
-
-
-def _transpose(tracker: Tracker, node: Node) -> Dims:
-    x = list(tracker.dims(node.args[0]))
-    a, b = (int(str(d)) for d in node.args[1:3])
-    x[a], x[b] = x[b], x[a]
-    return tuple(x)
-
-
-def _nothing(tracker: Tracker, node: Node) -> Dims:
-    """Sizes and arithmetic on them carry no channels: a channel count is a plain number in the graph."""
-    return ()
-
-
-_ACTIVATIONS = "relu relu6 leaky_relu elu gelu silu mish sigmoid tanh hardtanh hardswish hardsigmoid softplus clamp"
-_UNARY = [*_ACTIVATIONS.split(), "dropout", "neg", "abs", "contiguous", "clone", "alias", "detach"]
-_BINARY = ["add", "sub", "mul", "div"]
-_POOLS = ["max_pool", "avg_pool", "adaptive_avg_pool"]
-_CONVOLUTIONS = ["conv1d", "conv2d", "conv3d"]
-
-
-def _overloads(names: list[str], rule: Rule) -> dict[Any, Rule]:
+def _overloads(names: Iterable[str], rule: Any) -> dict[Any, Rule]:
     """Give one rule to all overloads of these operators and of their in-place forms (`relu_`)."""
     spellings = [spelling for name in names for spelling in (name, f"{name}_") if hasattr(aten, spelling)]
     packets = [getattr(aten, spelling) for spelling in spellings]
     return {getattr(packet, overload): rule for packet in packets for overload in packet.overloads()}
 
 
+_UNARY = _words("""
+    relu relu6 leaky_relu rrelu elu celu selu gelu silu mish sigmoid tanh hardtanh hardswish hardsigmoid softplus
+    softsign log_sigmoid hardshrink softshrink threshold dropout feature_dropout alpha_dropout neg abs sign exp exp2
+    expm1 log log2 log10 log1p sqrt rsqrt square reciprocal sin cos tan atan erf erfc floor ceil round trunc
+    logical_not bitwise_not isnan isinf isfinite nan_to_num contiguous clone alias detach detach_ to _to_copy
+    type_as lift_fresh_copy lift_fresh zeros_like ones_like full_like empty_like rand_like randn_like zero bernoulli
+    positive negative logit frac sinh cosh asin acos asinh acosh atanh float_power
+""")
+_BINARY = _words("""
+    add sub mul div rsub true_divide floor_divide remainder fmod pow maximum minimum fmax fmin atan2 eq ne lt le gt
+    ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor where masked_fill lerp addcmul addcdiv
+    subtract multiply divide xlogy hypot copy fill clamp clamp_min clamp_max __and__ __or__
+""")
+_POOLS = ["max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool"]
+_ALONG = _words("""
+    softmax log_softmax _softmax _log_softmax _safe_softmax  cumsum cumprod
+""")
+_SCALARS = [
+    aten.sym_size.int, aten.sym_numel.default, torch.sym_float, torch.sym_int, torch.sym_max, torch.sym_min,
+    torch.sym_not,
+    operator.mul, operator.add, operator.sub, operator.floordiv, operator.truediv, operator.mod, operator.neg,
+    operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.pow,
+    aten._assert_scalar.default, aten._assert_tensor_metadata.default,
+]  # fmt: skip
+_WITHOUT_SHAPE = {*_SCALARS, operator.getitem}
+
 RULES: dict[Any, Rule] = {
-    **_overloads(_UNARY, _same),
-    **_overloads(_BINARY, _elementwise),
-    **_overloads([f"{name}1d" for name in _POOLS], _pool_over(1)),
-    **_overloads([f"{name}2d" for name in _POOLS], _pool_over(2)),
-    **_overloads([f"{name}3d" for name in _POOLS], _pool_over(3)),
-    **_overloads(_CONVOLUTIONS, _convolution),
-    aten.linear.default: _linear,
-    aten.batch_norm.default: _batch_norm,
-    aten.cat.default: _concat,
-    aten.mean.dim: _mean,
-    aten.flatten.using_ints: _reshape,
-    aten.view.default: _reshape,
-    aten.reshape.default: _reshape,
-    aten.permute.default: _permute,
-    aten.transpose.int: _transpose,
-    aten.sym_size.int: _nothing,
-    operator.mul: _nothing,
-    operator.add: _nothing,
-    operator.floordiv: _nothing,
-    torch.sym_float: _nothing,
+    **_overloads(_UNARY, pointwise.same),
+    **_overloads(_BINARY, pointwise.broadcast),
+    **_overloads(_ALONG, pointwise.staying_along),
+    **_overloads(["sum", "nansum"], pointwise.sums),
+    **_overloads(["mean", "var", "std", "var_mean", "std_mean"], pointwise.statistics),
+    **_overloads(_words("amax amin max min argmax argmin any all prod logsumexp"), pointwise.reduced),
+    **_overloads(["linalg_vector_norm", "norm"], pointwise.norms),
+    **_overloads([f"{name}1d" for name in _POOLS], pointwise.pool_over(1)),
+    **_overloads([f"{name}2d" for name in _POOLS], pointwise.pool_over(2)),
+    **_overloads([f"{name}3d" for name in _POOLS], pointwise.pool_over(3)),
+    **_overloads(["max_pool2d_with_indices"], pointwise.pool_over(2)),
+    **_overloads(["upsample_nearest1d", "upsample_linear1d"], pointwise.pool_over(1)),
+    **_overloads(
+        [
+            "upsample_nearest2d",
+            "_upsample_nearest_exact2d",
+            "upsample_bilinear2d",
+            "upsample_bicubic2d",
+            "_upsample_bilinear2d_aa",
+            "_upsample_bicubic2d_aa",
+        ],
+        pointwise.pool_over(2),
+    ),
+    **_overloads(["upsample_nearest3d", "upsample_trilinear3d"], pointwise.pool_over(3)),
+    **_overloads(["glu"], pointwise.gated),
+    **_overloads(["prelu"], layers.channelwise),
+    **_overloads(["conv1d", "conv2d", "conv3d"], layers.convolution),
+    **_overloads(["conv_transpose1d", "conv_transpose2d", "conv_transpose3d"], layers.transposed_convolution),
+    **_overloads(["linear"], layers.linear),
+    **_overloads(["batch_norm", "instance_norm"], layers.batch_norm),
+    **_overloads(["layer_norm", "rms_norm"], layers.layer_norm),
+    **_overloads(["group_norm"], layers.group_norm),
+    **_overloads(["matmul", "mm", "bmm", "mv", "dot"], products.matmul),
+    **_overloads(["addmm", "baddbmm"], products.add_matmul),
+    **_overloads(["einsum"], products.einsum),
+    **_overloads(["scaled_dot_product_attention"], products.attention),
+    **_overloads(["embedding"], layers.embedding),
+    **_overloads(["lstm", "gru", "rnn_tanh", "rnn_relu"], layers.recurrent),
+    **_overloads(["cat", "concat", "concatenate"], parts.concat),
+    **_overloads(["stack"], parts.stack),
+    **_overloads(["view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as"], shapes.reshape),
+    **_overloads(["unsqueeze"], shapes.unsqueeze),
+    **_overloads(["squeeze"], shapes.squeeze),
+    **_overloads(["expand", "expand_as", "broadcast_to"], shapes.expand),
+    **_overloads(["repeat"], shapes.repeat),
+    **_overloads(["repeat_interleave"], shapes.repeat_interleave),
+    **_overloads(["permute"], shapes.permute),
+    **_overloads(["transpose", "swapaxes", "t", "numpy_T", "mT", "adjoint"], shapes.transpose),
+    **_overloads(["movedim", "moveaxis"], shapes.moved),
+    **_overloads(["split", "split_with_sizes", "chunk", "tensor_split"], parts.split),
+    **_overloads(["unbind"], parts.unbind),
+    **_overloads(["select"], parts.select),
+    **_overloads(["slice", "narrow"], parts.narrow),
+    **_overloads(["index"], shapes.index),
+    **_overloads(["index_select"], shapes.index_select),
+    **_overloads(["roll", "flip", "tril", "triu"], shapes.moved_within),
+    **_overloads(["pad", "constant_pad_nd"], shapes.pad),
+    **_overloads(["pixel_shuffle"], shapes.pixel_shuffle),
+    **_overloads(["pixel_unshuffle"], shapes.pixel_unshuffle),
+    **_overloads(["channel_shuffle"], shapes.channel_shuffle),
+    **_overloads(["unfold", "im2col"], shapes.unfold),
+    **_overloads(["zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty"], shapes.created),
+    **_overloads(["rand", "randn", "arange", "eye", "scalar_tensor", "linspace"], shapes.constant),
+    **dict.fromkeys(_SCALARS, shapes.nothing),
+    operator.getitem: parts.item,
 }

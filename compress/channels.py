@@ -2,70 +2,36 @@
 
 Every position of every parameter dimension is an *atom*. Operators make atoms one: a residual add makes channel i of
 both sides the same atom, a batch norm's weight i is the atom of its input's channel i, a concatenation puts the atoms
-of its inputs side by side, a flatten repeats each channel's atom for every pixel. What must be removed together is
-then one class of atoms, and an operator without a rule freezes the atoms that reach it: less is pruned, nothing breaks.
+of its inputs side by side, a view that splits a dimension makes each of its positions a product of one atom for each
+part. What must be removed together is then one class of atoms, and an operator without a rule freezes the atoms that
+reach it: less is pruned, nothing breaks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
+from torch import Tensor
 from torch.fx import Node
 
+from ..models.graph import same_memory
 from ..models.model import Model
+from .atoms import STAYS, Atoms, AtomTable, Lost
 
-Atoms = NDArray[np.int64]
 Dims = tuple[Atoms | None, ...]
-"""One entry a dimension: the atoms of its positions, or None where nothing can be removed (batch, pixels)."""
+"""One entry a dimension: the atoms of its positions `(positions, columns)`, or None where none can be removed.
 
+Of a dimension whose size is unknown (batch x heads) the atoms are those of one period (heads).
+"""
 
-class AtomTable:
-    """Union-find over atoms, with a reason for each class that must stay."""
+Factor = Literal["", "outer", "inner"]
 
-    def __init__(self) -> None:
-        self._parent: list[int] = []
-        self._frozen: dict[int, str] = {}
-
-    def new(self, count: int) -> Atoms:
-        """Make `count` fresh atoms."""
-        first = len(self._parent)
-        self._parent.extend(range(first, first + count))
-        return np.arange(first, first + count, dtype=np.int64)
-
-    def root(self, atom: int) -> int:
-        """Return the representative of an atom's class."""
-        parent = self._parent
-        while parent[atom] != atom:
-            parent[atom] = parent[parent[atom]]
-            atom = parent[atom]
-        return atom
-
-    def roots(self, atoms: Atoms) -> Atoms:
-        """Return the representatives of many atoms."""
-        return np.array([self.root(int(a)) for a in atoms], dtype=np.int64)
-
-    def unite(self, left: Atoms, right: Atoms) -> None:
-        """Make the atoms of two dimensions pairwise one."""
-        for a, b in zip(left, right, strict=True):
-            keep, gone = self.root(int(a)), self.root(int(b))
-            if keep == gone:
-                continue
-            self._parent[gone] = keep
-            if gone in self._frozen:
-                self._frozen.setdefault(keep, self._frozen[gone])
-
-    def freeze(self, atoms: Atoms | None, reason: str) -> None:
-        """Forbid the removal of these atoms' classes."""
-        for atom in () if atoms is None else atoms:
-            self._frozen.setdefault(self.root(int(atom)), reason)
-
-    def reason(self, root: int) -> str | None:
-        """Return why a class must stay, or None when it may go."""
-        return self._frozen.get(root)
+_WHOLE: Factor = ""
+_OF_HEADS: Mapping[Factor, str] = {"": "", "outer": " [heads]", "inner": " [head size]"}
+_OF_KERNELS: Mapping[Factor, str] = {"": "", "outer": " [groups]", "inner": " [in a group]"}
 
 
 @dataclass(frozen=True)
@@ -80,24 +46,41 @@ class Member:
 class Group:
     """Channels that share their members: any of them may be removed, each from all members at once.
 
-    `channels` are the roots of their atom classes; `frozen` says why none may go (None: free).
+    Attributes:
+        name: a layer that makes them.
+        members: the dimensions of parameters and buffers that they are part of.
+        channels: the roots of their atom classes.
+        frozen: why none may go (None: free).
+        factor: "outer" for heads and groups of channels, "inner" for head sizes and channels in each group: a
+            dimension is a product of both; else "".
+        inner: of an outer factor, how many positions of a dimension go with one channel.
     """
 
     name: str
     members: tuple[Member, ...]
     channels: tuple[int, ...]
     frozen: str | None
+    factor: Factor = ""
+    inner: int = 1
 
 
 @dataclass(frozen=True)
 class Channels:
-    """The result of the analysis: groups, and for every tensor and node the channel at each position."""
+    """The result of the analysis: groups, and for every tensor and node the channels at each position."""
 
     groups: tuple[Group, ...]
-    tensors: Mapping[str, tuple[Atoms | None, ...]]
-    nodes: Mapping[str, tuple[Atoms | None, ...]]
+    tensors: Mapping[str, Dims]
+    nodes: Mapping[str, Dims]
     unknown: tuple[str, ...]
     """Operators without a rule that met a channel."""
+    atoms: int
+    """How many atoms there are."""
+
+    def lost(self, gone: Collection[int]) -> Lost:
+        """Return which atoms are removed with the channels `gone` (roots)."""
+        lost = np.zeros(self.atoms + 1, np.bool_)
+        lost[np.fromiter(gone, np.int64, len(gone))] = True
+        return lost
 
 
 @dataclass
@@ -107,32 +90,36 @@ class Tracker:
     model: Model
     table: AtomTable = field(default_factory=AtomTable)
     values: dict[Node, Dims] = field(default_factory=dict)
+    parts: dict[Node, list[Dims]] = field(default_factory=dict)
     tensors: dict[str, Dims] = field(default_factory=dict)
+    tied: dict[object, Dims] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)
 
     def dims(self, node: object) -> Dims:
         """Return the dimensions of a node's tensor; empty for anything else."""
         return self.values.get(node, ()) if isinstance(node, Node) else ()
 
-    def link(self, left: Atoms | None, right: Atoms | None, reason: str) -> Atoms | None:
+    def link(self, left: Atoms | None, right: Atoms | None, reason: str = "meets a dimension that stays") -> Atoms | None:  # fmt: skip # noqa: E501
         """Make two dimensions one; where only one side has atoms, they must stay."""
-        if left is None or right is None:
+        if left is None or right is None or len(left) != len(right):
             self.table.freeze(left, reason)
             self.table.freeze(right, reason)
             return None
-        self.table.unite(left, right)
+        self.table.unite(left, right, reason)
         return left
 
     def freeze_all(self, node: Node, reason: str) -> None:
         """Forbid the removal of everything that enters a node."""
         for source in node.all_input_nodes:
-            for atoms in self.dims(source):
-                self.table.freeze(atoms, reason)
+            for dims in self.parts.get(source, [self.dims(source)]):
+                for atoms in dims:
+                    self.table.freeze(atoms, reason)
 
-    def tensor(self, name: str, shape: torch.Size) -> Dims:
-        """Return the atoms of a parameter or buffer, made at its first use."""
+    def tensor(self, name: str, value: Tensor) -> Dims:
+        """Return the atoms of a parameter or buffer, made at its first use; tied ones share theirs."""
         if name not in self.tensors:
-            self.tensors[name] = tuple(self.table.new(size) if size > 1 else None for size in shape)
+            made = tuple(self.table.new(size) if size > 1 else None for size in value.shape)
+            self.tensors[name] = self.tied.setdefault(same_memory(value), made)
         return self.tensors[name]
 
 
@@ -143,31 +130,84 @@ def find_channels(model: Model) -> Channels:
     tracker = Tracker(model)
     for node in model.module.graph.nodes:
         follow(tracker, node)
+        for dims in tracker.parts.get(node, [tracker.values.get(node, ())]):
+            _keep_from_emptying(tracker.table, dims)
+    for dims in (*tracker.tensors.values(), *tracker.values.values()):
+        _keep_from_emptying(tracker.table, dims)
     return _collect(tracker)
+
+
+def _keep_from_emptying(table: AtomTable, dims: Dims) -> None:
+    """Freeze an atom that all positions of a dimension have: without it nothing would be left there."""
+    for atoms in dims:
+        if atoms is not None:
+            roots = table.resolve(atoms)
+            table.freeze(roots[:1, (roots == roots[:1]).all(0)], "is all there is of a dimension")
 
 
 def _collect(tracker: Tracker) -> Channels:
     table = tracker.table
-    tensors = {name: _rooted(table, dims) for name, dims in tracker.tensors.items()}
-    nodes = {node.name: _rooted(table, dims) for node, dims in tracker.values.items() if node.op != "get_attr"}
-    places: dict[int, set[Member]] = {}
-    for name, dims in tensors.items():
+    tensors = {name: _resolved(table, dims) for name, dims in tracker.tensors.items()}
+    nodes = {node.name: _resolved(table, dims) for node, dims in tracker.values.items()}
+    groups = _groups(table, tracker.tensors)
+    return Channels(groups, tensors, nodes, tuple(sorted(tracker.unknown)), len(table))
+
+
+def _groups(table: AtomTable, tensors: Mapping[str, Dims]) -> tuple[Group, ...]:
+    """Put together the classes of atoms that are at the same places, and free or kept for the same reason."""
+    whole = {name: tuple(None if a is None else table.resolve(a, frozen=True) for a in dims) for name, dims in tensors.items()}  # fmt: skip # noqa: E501
+    places: list[Member] = []
+    pairs: list[Atoms] = []
+    for name, dims in whole.items():
         for dim, atoms in enumerate(dims):
-            for root in () if atoms is None else np.unique(atoms):
-                places.setdefault(int(root), set()).add(Member(name, dim))
-    classes: dict[tuple[frozenset[Member], str | None], list[int]] = {}
-    for root in sorted(places):
-        classes.setdefault((frozenset(places[root]), table.reason(root)), []).append(root)
-    groups = tuple(_group(members, roots, frozen) for (members, frozen), roots in classes.items())
-    return Channels(groups, tensors, nodes, tuple(sorted(tracker.unknown)))
+            for column in () if atoms is None else atoms.T:
+                roots = np.unique(column[column != STAYS])
+                pairs.append(np.stack([roots, np.full(len(roots), len(places))], 1))
+                places.append(Member(name, dim))
+    if not pairs:
+        return ()
+    found = np.concatenate(pairs)
+    found = found[np.lexsort((found[:, 1], found[:, 0]))]
+    roots, starts = np.unique(found[:, 0], return_index=True)
+    classes: dict[tuple[bytes, str | None], tuple[Atoms, list[int]]] = {}
+    for root, where in zip(roots.tolist(), np.split(found[:, 1], starts[1:]), strict=True):
+        classes.setdefault((where.tobytes(), table.reason(root)), (where, []))[1].append(root)
+    members = ({places[place] for place in where} for where, _ in classes.values())
+    return tuple(_group(table, whole, m, roots) for m, (_, roots) in zip(members, classes.values(), strict=True))
 
 
-def _rooted(table: AtomTable, dims: Dims) -> Dims:
-    return tuple(None if atoms is None else table.roots(atoms) for atoms in dims)
+def _resolved(table: AtomTable, dims: Dims) -> Dims:
+    return tuple(None if atoms is None else table.resolve(atoms) for atoms in dims)
 
 
-def _group(members: frozenset[Member], roots: list[int], frozen: str | None) -> Group:
+def _group(table: AtomTable, tensors: Mapping[str, Dims], members: set[Member], roots: list[int]) -> Group:
     ordered = tuple(sorted(members, key=lambda m: (m.tensor, m.dim)))
-    producers = [m.tensor for m in ordered if m.dim == 0 and m.tensor.endswith(".weight")]
-    name = (producers or [ordered[0].tensor])[0].removesuffix(".weight")
-    return Group(name, ordered, tuple(roots), frozen)
+    frozen = table.reason(roots[0])
+    factor, inner = (_WHOLE, 1) if frozen else _factor(table, tensors, ordered, roots[0])
+    kernels = any(len(tensors[member.tensor]) > 3 for member in ordered)
+    part = {
+        "": "",
+        "outer": " [groups]" if kernels else " [heads]",
+        "inner": " [in a group]" if kernels else " [head size]",
+    }
+    return Group(_maker(ordered) + part[factor], ordered, tuple(roots), frozen, factor, inner)
+
+
+def _maker(members: tuple[Member, ...]) -> str:
+    """Return the first layer whose outputs these channels are."""
+    made = [m.tensor for m in members if m.dim == 0 and "weight" in m.tensor.rpartition(".")[2]]
+    name = (made or [members[0].tensor])[0]
+    return name.rpartition("weight")[0].rstrip("._") or name
+
+
+def _factor(
+    table: AtomTable, tensors: Mapping[str, Dims], members: tuple[Member, ...], root: int
+) -> tuple[Factor, int]:
+    """Return which part of a product a channel is, and how many positions it takes where it is the outer one."""
+    for member in members:
+        atoms = tensors[member.tensor][member.dim]
+        assert atoms is not None
+        rows = table.resolve(atoms[(atoms == root).any(1)])
+        if (rows != STAYS).all(1).all() and rows.shape[1] > 1:
+            return ("outer", len(rows)) if (rows[:, 0] == root).all() else ("inner", 1)
+    return _WHOLE, 1

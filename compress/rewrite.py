@@ -2,77 +2,72 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.fx import Node
-from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+from torch.fx import Graph, Node
 
-from ..models.graph import aten, get_tensor, put_tensor
+from ..models.graph import get_tensor, put_tensor, same_memory
 from ..models.model import Model
-from .channels import Atoms, Channels, Dims
-from .folding import CONVOLUTIONS
+from .atoms import Atoms, Lost, kept
+from .channels import Channels, Dims
+from .resize import resize
 
 
 def remove_channels(model: Model, channels: Channels, gone: Collection[int]) -> Model:
     """Return a smaller model without the channels `gone` (roots of the analysis); the input model stays as it is."""
     made = model.copy()
-    lost = np.fromiter(gone, np.int64, len(gone))
+    lost = channels.lost(gone)
+    smaller: dict[object, Tensor] = {}
     for name, dims in channels.tensors.items():
-        value = without(get_tensor(made.module, name).detach(), dims, lost)
-        if value.shape != get_tensor(made.module, name).shape:
-            put_tensor(made.module, name, value)
-    for node in made.module.graph.nodes:
-        _resize(node, channels, lost)
-    _refresh_shapes(made)
+        old = get_tensor(made.module, name)
+        value = without(old.detach(), dims, lost)
+        if value.shape != old.shape:
+            put_tensor(made.module, name, smaller.get(same_memory(old), value))
+            smaller[same_memory(old)] = get_tensor(made.module, name)
+    for node in list(made.module.graph.nodes):
+        if node.op == "call_function":
+            resize(node, channels, lost)
+    made.module.graph.eliminate_dead_code(is_impure_node=_not_arithmetic)
+    _record_shapes(made.module.graph, channels, lost)
     made.module.recompile()
     return made
 
 
-def without(value: Tensor, dims: Dims, lost: Atoms) -> Tensor:
-    """Return a tensor of the original without the channels `lost`; `dims` are the atoms of its dimensions."""
+def without(value: Tensor, dims: Dims, lost: Lost) -> Tensor:
+    """Return a tensor of the original without the atoms `lost`; `dims` are the atoms of its dimensions."""
     for dim, atoms in enumerate(dims):
-        if atoms is not None and np.isin(atoms, lost).any():
-            value = value.index_select(dim, torch.from_numpy(np.flatnonzero(~np.isin(atoms, lost))))
+        if atoms is None:
+            continue
+        left = kept(atoms, lost)
+        if not left.all():
+            times = value.shape[dim] // len(left)  # of batch x heads the atoms are those of one period
+            value = value.index_select(dim, torch.from_numpy(np.flatnonzero(np.tile(left, times))).to(value.device))
     return value
 
 
-def _resize(node: Node, channels: Channels, lost: Atoms) -> None:
-    if node.op != "call_function":
-        return
-    if node.target in CONVOLUTIONS and len(node.args) > 6:
-        _resize_groups(node, channels, lost)
-    elif node.target in (aten.view.default, aten.reshape.default):
-        _resize_view(node, channels, lost)
+def _not_arithmetic(node: Node) -> bool:
+    """Keep every operator: only sums and products of sizes that nobody uses any more go."""
+    return getattr(node.target, "__module__", "") != "_operator"
 
 
-def _resize_groups(node: Node, channels: Channels, lost: Atoms) -> None:
-    out = channels.nodes[node.name][1]
-    if node.args[6] != 1 and out is not None:
-        left = int((~np.isin(out, lost)).sum())
-        if left != len(out):
-            node.update_arg(6, left)
+def _record_shapes(graph: Graph, channels: Channels, lost: Lost) -> None:
+    """Record the new shape of every node that lost something, with the old symbol for the batch."""
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor):
+            sizes = [_size_left(*pair, lost) for pair in zip(value.shape, channels.nodes[node.name], strict=True)]
+            if any(new is not old for new, old in zip(sizes, value.shape, strict=True)):
+                node.meta["val"] = value.new_empty(sizes)
+        if node.target is operator.getitem and isinstance(node.args[0].meta.get("val"), list | tuple):
+            source, place = node.args
+            source.meta["val"] = [node.meta["val"] if i == place else v for i, v in enumerate(source.meta["val"])]
 
 
-def _resize_view(node: Node, channels: Channels, lost: Atoms) -> None:
-    """Write the new width where a view names the old one."""
-    sizes: list[Any] = list(node.args[1])  # type: ignore[arg-type]  # the schema says it is a list
-    for dim, atoms in enumerate(channels.nodes[node.name]):
-        if atoms is not None and isinstance(sizes[dim], int) and sizes[dim] != -1:
-            sizes[dim] = int((~np.isin(atoms, lost)).sum())
-    node.update_arg(1, sizes)
-
-
-def _refresh_shapes(model: Model) -> None:
-    """Record every node's shape anew, with the same symbol for the batch."""
-    inputs = [node.meta["val"] for node in model.module.graph.nodes if node.op == "placeholder"]
-    mode = inputs[0].fake_mode
-    allowed = mode.allow_non_fake_inputs
-    mode.allow_non_fake_inputs = True
-    try:
-        FakeTensorProp(model.module, mode).propagate_dont_convert_inputs(*inputs)
-    finally:
-        mode.allow_non_fake_inputs = allowed
+def _size_left(size: Any, atoms: Atoms | None, lost: Lost) -> Any:
+    left = None if atoms is None else int(kept(atoms, lost).sum())
+    return size if left is None or atoms is None or left == len(atoms) else size // len(atoms) * left

@@ -18,7 +18,8 @@ from torch.fx import Interpreter, Node
 
 from ..models.graph import get_tensor
 from ..models.model import Model
-from .channels import Atoms, Channels, Group
+from .atoms import Atoms
+from .channels import Channels, Group
 from .layers import affordable, layer_of, norm_scale, patch_sums
 from .least_squares import RIDGE
 
@@ -82,7 +83,7 @@ def _reader(model: Model, channels: Channels, node: Node, interpreter: Interpret
     """Return what a node reads, if it is a layer that can be fitted and reads channels that may go."""
     layer = layer_of(model, node)
     atoms = channels.tensors[layer.weight][1] if layer is not None else None
-    if layer is None or atoms is None or wanted.isdisjoint(atoms.tolist()):
+    if layer is None or atoms is None or wanted.isdisjoint(atoms.ravel().tolist()):
         return None
     weight = get_tensor(model.module, layer.weight).detach().flatten(1).double()
     scale = norm_scale(model, layer.norm) if layer.norm is not None else None
@@ -129,7 +130,7 @@ class _View:
 
 def _view(reader: Reader, group: Group) -> _View | None:
     """Return a reader's columns of a group's channels; None if it reads none, or some more often than others."""
-    places = [np.flatnonzero(reader.atoms == root) for root in group.channels]
+    places = [np.flatnonzero((reader.atoms == root).any(1)) for root in group.channels]
     if not len(places[0]) or len({len(found) for found in places}) > 1:
         return None
     each = [(found[:, None] * reader.kernel + np.arange(reader.kernel)).ravel() for found in places]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from shipworthy.compress.channels import find_channels
+from shipworthy.compress.channels import Group, find_channels
 from shipworthy.compress.prune import Prune
 from shipworthy.compress.prune_choice import width_left
 from shipworthy.compress.rewrite import remove_channels
 from shipworthy.models.errors import BadInput
 from shipworthy.models.graph import set_training
 from shipworthy.models.model import Model, capture, load_pt2, save_pt2
+from shipworthy.tests.masked import masked_outputs, some_gone, tensors, worst_difference
 from shipworthy.tests.small_nets import FINE, KEEPS_ZERO, NETS, captured, images, outputs, quadrants
+from shipworthy.tests.wider_nets import WIDER
 
 
 def tensors_of(model: Model) -> dict[str, Tensor]:
@@ -55,7 +58,7 @@ def assert_same(left: Model, right: Model, x: Tensor) -> None:
 # --- the law
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [name for name in NETS if name != "stack"])  # which has a norm over channels
 @settings(max_examples=3, derandomize=True, deadline=None)
 @given(data=st.data())
 def test_a_pruned_model_equals_the_masked_one(name: str, data: st.DataObject) -> None:
@@ -70,6 +73,38 @@ def test_a_pruned_model_equals_the_masked_one(name: str, data: st.DataObject) ->
     if name in KEEPS_ZERO:
         assert_same(masked(model, pruned, 0), pruned, images(3))
     assert (pruned.inputs, pruned.outputs) == (model.inputs, model.outputs)
+
+
+@cache
+def _wide(name: str) -> Model:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if name in NETS:
+            return captured(name)
+        return capture(WIDER[name]().double(), (torch.zeros(2, 3, 8, 8, dtype=torch.float64),), source=name)
+
+
+@pytest.mark.parametrize("name", [*NETS, *WIDER])
+@settings(max_examples=4, derandomize=True, deadline=None)
+@given(seed=st.integers(0, 1000), ratio=st.floats(0.1, 0.9))
+def test_a_pruned_model_equals_the_original_with_its_tensors_masked(name: str, seed: int, ratio: float) -> None:
+    """Attention, norms over channels, shuffles, gates, recurrence: zeros give what is given without them."""
+    model, x = _wide(name), (images(3, seed),)
+    found = find_channels(model)
+    gone = some_gone(found, seed, ratio)
+    pruned = remove_channels(model, found, gone)
+    assert worst_difference(masked_outputs(model, found, gone, x), tensors(pruned.module(*x))) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["views", "attention", "chunked attention", "windows", "shuffled"])
+def test_recorded_shapes_are_those_of_a_fresh_capture(name: str) -> None:
+    """The sizes that pruning records for each operator are what torch finds when it captures the smaller graph anew."""
+    model = _wide(name)
+    found = find_channels(model)
+    pruned = remove_channels(model, found, some_gone(found, 0))
+    recorded = [n.meta["val"].shape[1:] for n in pruned.module.graph.nodes if isinstance(n.meta.get("val"), Tensor)]
+    again = capture(pruned.module, (images(2),)).module.graph.nodes
+    assert [n.meta["val"].shape[1:] for n in again if isinstance(n.meta.get("val"), Tensor)] == recorded
 
 
 def _small_densenet() -> nn.Module:
@@ -161,7 +196,8 @@ def test_taylor_removes_what_the_loss_does_not_feel() -> None:
 @given(width=st.integers(1, 300), ratio=st.floats(0.01, 0.99), step=st.integers(1, 32), least=st.integers(1, 40))
 def test_widths_are_whole_steps_near_the_ratio(width: int, ratio: float, step: int, least: int) -> None:
     """A width left is the old one, or a multiple of `round_to` no less than `min_channels`, nearest to the ratio."""
-    left = width_left(width, ratio, Prune(ratio=ratio, round_to=step, min_channels=least))
+    group = Group("one", (), tuple(range(width)), None)
+    left = width_left(group, ratio, Prune(ratio=ratio, round_to=step, min_channels=least))
     assert 1 <= left <= width
     if left < width:
         floor = -(-max(least, step) // step) * step
@@ -187,7 +223,8 @@ def test_the_facts_are_hand_counts() -> None:
     assert facts["macs_before"] == 64 * 8 * 27 + 16 * 6 * 72 + 240 + 40
     assert facts["macs_after"] == 64 * 4 * 27 + 16 * 3 * 36 + 60 + 20
     assert facts["operators_without_rule"] == []
-    assert Prune(ratio=0.5, **FINE)(captured("grouped")).facts["widths"] == {"c.0": 3}
+    grouped = {"a.0 [groups]": 1, "a.0 [in a group]": 4, "b.0 [in a group]": 4, "c.0": 3}
+    assert Prune(ratio=0.5, **FINE)(captured("grouped")).facts["widths"] == grouped
 
 
 # --- what is refused
@@ -205,8 +242,10 @@ def test_nothing_to_remove_is_refused() -> None:
     """Where no width would change the message says which setting to change; where all is frozen, why."""
     with pytest.raises(BadInput, match=r"prune: nothing to remove: 3 of 4 groups are free.*lower round_to \(32\)"):
         Prune(round_to=32)(captured("plain"))
-    with pytest.raises(BadInput, match=r"nothing to remove: 0 of 3 groups are free .* reaches aten.group_norm"):
-        Prune(**FINE)(capture(nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8)), (torch.zeros(2, 3, 4, 4),)))
+    with pytest.raises(
+        BadInput, match=r"nothing to remove: 0 of 1 groups are free .* what aten.softmax.int runs along"
+    ):
+        Prune(**FINE)(capture(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Softmax(1)), (torch.zeros(2, 3, 4, 4),)))
 
 
 @pytest.mark.parametrize(
@@ -216,3 +255,10 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     """A pass cannot be made with settings that mean nothing."""
     with pytest.raises(ValidationError):
         Prune(**wrong)
+
+
+def test_tied_weights_stay_tied() -> None:
+    """A weight of two names is one tensor after pruning too, and counts once."""
+    facts = Prune(ratio=0.5, **FINE)(_wide("tied")).facts
+    assert facts["widths"] == {"a": 4}
+    assert facts["params_after"] == (3 * 4 + 4) + 4 * 4 * 9 + 2 * 4 + (4 * 4 + 4)
