@@ -31,6 +31,7 @@ Row = dict[str, Any]
 Work = Callable[["Entry", Row], None]
 
 LAW = 1e-9
+TOOLS = ["ours", "theirs"]
 ONNX = 1e-4
 HEAD = (
     "model", "parameters", "left %", "MACs left %", "prunable %", "analysis s", "rewriting s", "law", "ONNX", "ours",
@@ -43,10 +44,11 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("names", nargs="*", default=["*"], help="patterns such as 'timm:*vit*' (default: all)")
     parser.add_argument("--seconds", type=float, default=600, help="limit for one model")
-    parser.add_argument("--their-seconds", type=float, default=120, help="limit for Torch-Pruning; 0: leave it out")
+    parser.add_argument("--their-seconds", type=float, default=120, help="limit for Torch-Pruning")
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS, help="whose pruning (default: both)")
     parser.add_argument("--rows", type=Path, help="a file of rows: those in it are not taken again, new ones are added")
     args = parser.parse_args()
-    if args.their_seconds:
+    if "theirs" in args.tools:
         pruning_tool()
     import torch
 
@@ -56,11 +58,12 @@ def main() -> None:
     known = _read(args.rows)
     chosen = [name for name in ENTRIES if any(fnmatch.fnmatch(name, pattern) for pattern in args.names)]
     for name in chosen[:3] if args.quick else chosen:
-        if name not in known:
-            known[name] = {"name": name, "ours": apart(ours, ENTRIES[name], args.seconds)}
-            if args.their_seconds:
-                known[name]["theirs"] = apart(theirs, ENTRIES[name], args.their_seconds)
-            _add(args.rows, known[name])
+        row = known.setdefault(name, {"name": name})
+        for tool in args.tools:
+            if tool not in row:
+                work, limit = (ours, args.seconds) if tool == "ours" else (theirs, args.their_seconds)
+                row[tool] = apart(work, ENTRIES[name], limit)
+                _add(args.rows, {"name": name, tool: row[tool]})
         print(*cells(known[name]), sep=" | ", flush=True)
     report(args.out, [known[name] for name in chosen if name in known], quick=args.quick)
 
@@ -68,8 +71,11 @@ def main() -> None:
 def _read(path: Path | None) -> dict[str, Row]:
     if path is None or not path.is_file():
         return {}
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {row["name"]: row for row in rows}
+    rows: dict[str, Row] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        found = json.loads(line)
+        rows[found["name"]] = rows.get(found["name"], {}) | found
+    return rows
 
 
 def _add(path: Path | None, row: Row) -> None:
@@ -286,7 +292,7 @@ def right(found: Row) -> bool:
 
 def cells(row: Row) -> tuple[str, ...]:
     """Return a row of the table."""
-    found, other = row["ours"], row.get("theirs")
+    found, other = row.get("ours", {"fault": ""}), row.get("theirs")
     their = "" if other is None else other.get("fault") or f"ok, {100 * other['params_left']:.0f} % left"
     if "after" not in found:
         return (row["name"], *[""] * 8, found["fault"], their)
@@ -313,9 +319,10 @@ def summary(rows: Sequence[Row]) -> str:
     lines = []
     for family in families:
         mine = [row for row in rows if row["name"].startswith(f"{family}:")]
+        own = [row["ours"] for row in mine if "ours" in row]
         others = [row["theirs"] for row in mine if "theirs" in row]
         good = sum("fault" not in other for other in others)
-        lines.append((family, f"{sum(right(row['ours']) for row in mine)} of {len(mine)}", f"{good} of {len(others)}"))
+        lines.append((family, f"{sum(map(right, own))} of {len(own)}", f"{good} of {len(others)}"))
     return table(("family", "ours: right", "Torch-Pruning: runs, smaller, same outputs, trains"), lines)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..models.errors import BadInput, ToolFailed
 from ..models.files import replacing, sha256_of
-from ..models.graph import aten
+from ..models.graph import argument, aten, shape_of
 from ..models.model import Model, Quantization
 from ..models.quiet import quiet
 from .artifact import OnnxArtifact, Precision, Target
@@ -83,7 +83,7 @@ def _float_proto(model: Model, opset: int) -> ModelProto:
     try:
         with quiet():
             program = torch.onnx.export(
-                _laid_out(model).export(), dynamo=True, opset_version=opset, verbose=False, **names
+                _for_exporter(model).export(), dynamo=True, opset_version=opset, verbose=False, **names
             )
     except Exception as fault:
         raise ToolFailed(f"the ONNX exporter failed: {str(fault).splitlines()[0]}") from fault
@@ -92,8 +92,8 @@ def _float_proto(model: Model, opset: int) -> ModelProto:
     return clean(program.model_proto, model.inputs, model.outputs)
 
 
-def _laid_out(model: Model) -> Model:
-    """Return the model with attention's results laid out anew.
+def _for_exporter(model: Model) -> Model:
+    """Return the model with attention as the exporter takes it: of four dimensions, its result laid out anew.
 
     The exporter takes attention apart, and its parts lay their result out otherwise: what could be viewed cannot.
     """
@@ -101,11 +101,22 @@ def _laid_out(model: Model) -> Model:
     if not any(node.target is attention for node in model.module.graph.nodes):
         return model
     made = model.copy()
-    for node in [node for node in made.module.graph.nodes if node.target is attention]:
-        with made.module.graph.inserting_after(node):
+    graph = made.module.graph
+    for node in [node for node in graph.nodes if node.target is attention]:
+        shape = shape_of(node) or ()
+        wide = len(shape) > 4 and argument(node, "attn_mask") is None
+        if wide:
+            with graph.inserting_before(node):
+                flat = [graph.call_function(aten.flatten.using_ints, (x, 0, len(shape) - 4)) for x in node.args[:3]]
+            node.args = (*flat, *node.args[3:])
+        with graph.inserting_after(node):
             plain: dict[str, Any] = {"memory_format": torch.contiguous_format}
-            anew = made.module.graph.call_function(aten.clone.default, (node,), plain)
-        node.replace_all_uses_with(anew, delete_user_cb=lambda user, anew=anew: user is not anew)
+            anew = graph.call_function(aten.clone.default, (node,), plain)
+        made_whole = anew
+        if wide:
+            with graph.inserting_after(anew):
+                made_whole = graph.call_function(aten.reshape.default, (anew, [-1, *shape[1:]]))
+        node.replace_all_uses_with(made_whole, delete_user_cb=lambda user, anew=anew: user is not anew)
     made.module.recompile()
     return made
 

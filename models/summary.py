@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Interpreter, Node
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from .graph import module_path
 from .model import Model, TensorSpec
+from .operator_macs import macs_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Summary:
-    """What `inspect` shows. MACs are per example, counted by torch's own FLOP counter (two FLOPs a MAC)."""
+    """What `inspect` shows. MACs are those of layers and products of matrices, per example."""
 
     source: str
     params: int
@@ -47,19 +51,25 @@ class _Counter(Interpreter):
         self.dynamic = model.dynamic_batch
         self.layers: list[LayerRow] = []
         self.macs: dict[str, int] = {}
+        self.sizes: dict[Node, list[int]] = {}
 
     def run_node(self, n: Node) -> Any:
         """Count one node."""
-        if n.op != "call_function":
-            return super().run_node(n)
-        with FlopCounterMode(display=False) as counter:
+        known = not isinstance(n.target, HigherOrderOperator)
+        with FlopCounterMode(display=False) if not known else nullcontext() as counter:
             result = super().run_node(n)
-        macs = counter.get_total_flops() // 2 // self.batch
+        first = next((x for x in tree_leaves(result) if isinstance(x, Tensor)), None)
+        if first is None:
+            return result
+        self.sizes[n] = list(first.shape)
+        if n.op != "call_function":
+            return result
+        macs = (macs_of(n, self.sizes.__getitem__) if counter is None else counter.get_total_flops() // 2) // self.batch
         self.macs[n.name] = macs
         params = sum(self._own_params(source) for source in n.all_input_nodes)
-        if (macs or params) and isinstance(result, Tensor):
+        if macs or params:
             kind = str(n.target).removeprefix("aten.").partition(".")[0]
-            shape: tuple[int | str, ...] = tuple(result.shape)
+            shape: tuple[int | str, ...] = tuple(first.shape)
             shape = ("batch", *shape[1:]) if self.dynamic else shape
             self.layers.append(LayerRow(module_path(n) or n.name, kind, shape, params, macs))
         return result
