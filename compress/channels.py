@@ -29,9 +29,11 @@ Of a dimension whose size is unknown (batch x heads) the atoms are those of one 
 
 Factor = Literal["", "outer", "inner"]
 
+Part = Literal["", "heads", "head size", "groups", "in a group"]
+
 _WHOLE: Factor = ""
-_OF_HEADS: Mapping[Factor, str] = {"": "", "outer": " [heads]", "inner": " [head size]"}
-_OF_KERNELS: Mapping[Factor, str] = {"": "", "outer": " [groups]", "inner": " [in a group]"}
+_OF_HEADS: Mapping[Factor, Part] = {"": "", "outer": "heads", "inner": "head size"}
+_OF_KERNELS: Mapping[Factor, Part] = {"": "", "outer": "groups", "inner": "in a group"}
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,14 @@ class Group:
     """Channels that share their members: any of them may be removed, each from all members at once.
 
     Attributes:
-        name: a layer that makes them.
+        name: a layer that makes them, and which part of a product they are.
         members: the dimensions of parameters and buffers that they are part of.
         channels: the roots of their atom classes.
         frozen: why none may go (None: free).
         factor: "outer" for heads and groups of channels, "inner" for head sizes and channels in each group: a
             dimension is a product of both; else "".
         inner: of an outer factor, how many positions of a dimension go with one channel.
+        part: the factor in words: of attention, or of convolutions.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Group:
     frozen: str | None
     factor: Factor = ""
     inner: int = 1
+    part: Part = ""
 
 
 @dataclass(frozen=True)
@@ -123,8 +127,11 @@ class Tracker:
         return self.tensors[name]
 
 
-def find_channels(model: Model) -> Channels:
-    """Follow every tensor dimension through the graph and group the channels that stand or fall together."""
+def find_channels(model: Model, *, frozen: bool = False) -> Channels:
+    """Follow every tensor dimension through the graph and group the channels that stand or fall together.
+
+    With `frozen`, the dimensions of tensors and nodes hold channels that must stay, too: to show where they are.
+    """
     from .channel_rules import follow
 
     tracker = Tracker(model)
@@ -134,7 +141,7 @@ def find_channels(model: Model) -> Channels:
             _keep_from_emptying(tracker.table, dims)
     for dims in (*tracker.tensors.values(), *tracker.values.values()):
         _keep_from_emptying(tracker.table, dims)
-    return _collect(tracker)
+    return _collect(tracker, frozen)
 
 
 def _keep_from_emptying(table: AtomTable, dims: Dims) -> None:
@@ -145,17 +152,17 @@ def _keep_from_emptying(table: AtomTable, dims: Dims) -> None:
             table.freeze(roots[:1, (roots == roots[:1]).all(0)], "is all there is of a dimension")
 
 
-def _collect(tracker: Tracker) -> Channels:
+def _collect(tracker: Tracker, frozen: bool) -> Channels:
     table = tracker.table
-    tensors = {name: _resolved(table, dims) for name, dims in tracker.tensors.items()}
-    nodes = {node.name: _resolved(table, dims) for node, dims in tracker.values.items()}
+    tensors = {name: _resolved(table, dims, frozen) for name, dims in tracker.tensors.items()}
+    nodes = {node.name: _resolved(table, dims, frozen) for node, dims in tracker.values.items()}
     groups = _groups(table, tracker.tensors)
     return Channels(groups, tensors, nodes, tuple(sorted(tracker.unknown)), len(table))
 
 
 def _groups(table: AtomTable, tensors: Mapping[str, Dims]) -> tuple[Group, ...]:
     """Put together the classes of atoms that are at the same places, and free or kept for the same reason."""
-    whole = {name: tuple(None if a is None else table.resolve(a, frozen=True) for a in dims) for name, dims in tensors.items()}  # fmt: skip # noqa: E501
+    whole = {name: _resolved(table, dims, frozen=True) for name, dims in tensors.items()}
     places: list[Member] = []
     pairs: list[Atoms] = []
     for name, dims in whole.items():
@@ -176,8 +183,8 @@ def _groups(table: AtomTable, tensors: Mapping[str, Dims]) -> tuple[Group, ...]:
     return tuple(_group(table, whole, m, roots) for m, (_, roots) in zip(members, classes.values(), strict=True))
 
 
-def _resolved(table: AtomTable, dims: Dims) -> Dims:
-    return tuple(None if atoms is None else table.resolve(atoms) for atoms in dims)
+def _resolved(table: AtomTable, dims: Dims, frozen: bool) -> Dims:
+    return tuple(None if atoms is None else table.resolve(atoms, frozen=frozen) for atoms in dims)
 
 
 def _group(table: AtomTable, tensors: Mapping[str, Dims], members: set[Member], roots: list[int]) -> Group:
@@ -185,12 +192,9 @@ def _group(table: AtomTable, tensors: Mapping[str, Dims], members: set[Member], 
     frozen = table.reason(roots[0])
     factor, inner = (_WHOLE, 1) if frozen else _factor(table, tensors, ordered, roots[0])
     kernels = any(len(tensors[member.tensor]) > 3 for member in ordered)
-    part = {
-        "": "",
-        "outer": " [groups]" if kernels else " [heads]",
-        "inner": " [in a group]" if kernels else " [head size]",
-    }
-    return Group(_maker(ordered) + part[factor], ordered, tuple(roots), frozen, factor, inner)
+    part = (_OF_KERNELS if kernels else _OF_HEADS)[factor]
+    name = _maker(ordered) + (f" [{part}]" if part else "")
+    return Group(name, ordered, tuple(roots), frozen, factor, inner, part)
 
 
 def _maker(members: tuple[Member, ...]) -> str:

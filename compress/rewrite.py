@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from ..models.graph import get_tensor, put_tensor, same_memory
+from ..models.graph import get_tensor
 from ..models.model import Model
 from .atoms import Atoms, Lost, kept
 from .channels import Channels, Dims
@@ -20,15 +20,10 @@ from .resize import resize
 
 def remove_channels(model: Model, channels: Channels, gone: Collection[int]) -> Model:
     """Return a smaller model without the channels `gone` (roots of the analysis); the input model stays as it is."""
-    made = model.copy()
     lost = channels.lost(gone)
-    smaller: dict[object, Tensor] = {}
-    for name, dims in channels.tensors.items():
-        old = get_tensor(made.module, name)
-        value = without(old.detach(), dims, lost)
-        if value.shape != old.shape:
-            put_tensor(made.module, name, smaller.get(same_memory(old), value))
-            smaller[same_memory(old)] = get_tensor(made.module, name)
+    olds = {name: get_tensor(model.module, name).detach() for name in channels.tensors}
+    smaller = {name: without(olds[name], dims, lost) for name, dims in channels.tensors.items()}
+    made = model.copy({name: value for name, value in smaller.items() if value.shape != olds[name].shape})
     for node in list(made.module.graph.nodes):
         if node.op == "call_function":
             resize(node, channels, lost)

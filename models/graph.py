@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -38,9 +40,20 @@ def _has_no_statistics(node: Node) -> bool:
     return node.target in (aten.batch_norm.default, aten.instance_norm.default) and node.args[3] is None
 
 
-def copy_graph(module: GraphModule) -> GraphModule:
-    """Return a deep copy: its own graph, parameters and buffers."""
-    return copy.deepcopy(module)
+def copy_graph(module: GraphModule, instead: Mapping[str, Tensor] = MappingProxyType({})) -> GraphModule:
+    """Return a deep copy: its own graph, parameters and buffers.
+
+    Parameters and buffers named in `instead` become those tensors, and are not copied; tied ones stay tied.
+    """
+    known: dict[int, Any] = {}
+    made: dict[object, Tensor] = {}
+    for name, value in instead.items():
+        old = get_tensor(module, name)
+        if same_memory(old) not in made:
+            same_kind = isinstance(old, torch.nn.Parameter)
+            made[same_memory(old)] = torch.nn.Parameter(value, old.requires_grad) if same_kind else value
+        known[id(old)] = made[same_memory(old)]
+    return copy.deepcopy(module, known)
 
 
 def module_path(node: Node) -> str:
@@ -60,13 +73,11 @@ def get_tensor(module: GraphModule, name: str) -> Tensor:
 
 
 def put_tensor(module: GraphModule, name: str, value: Tensor) -> None:
-    """Replace a parameter or buffer by another tensor, of any shape, keeping its kind; a parameter becomes shared."""
+    """Replace a parameter or buffer by another tensor, of any shape, keeping its kind."""
     owner_name, _, leaf = name.rpartition(".")
     owner = module.get_submodule(owner_name)
     old = getattr(owner, leaf)
-    if isinstance(value, torch.nn.Parameter):
-        setattr(owner, leaf, value)
-    elif isinstance(old, torch.nn.Parameter):
+    if isinstance(old, torch.nn.Parameter):
         setattr(owner, leaf, torch.nn.Parameter(value.contiguous(), requires_grad=old.requires_grad))
     else:
         setattr(owner, leaf, value.contiguous())

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -77,9 +78,12 @@ class Model:
     quantization: Quantization | None = None
     sparsity: Sparsity | None = None
 
-    def copy(self) -> Model:
-        """Return a model whose graph and weights can be changed without touching this one."""
-        return replace(self, module=copy_graph(self.module))
+    def copy(self, instead: Mapping[str, Tensor] = MappingProxyType({})) -> Model:
+        """Return a model whose graph and weights can be changed without touching this one.
+
+        Parameters and buffers named in `instead` become those tensors, of any shape.
+        """
+        return replace(self, module=copy_graph(self.module, instead))
 
     def export(self) -> ExportedProgram:
         """Capture the present graph anew, in evaluation mode, with fresh shapes."""

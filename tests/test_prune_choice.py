@@ -97,7 +97,7 @@ def test_activations_are_weighed_by_what_reads_them() -> None:
     (group,) = free(found)
     scores = activation_scores(model, found, x)
     with torch.no_grad():
-        wanted = (x @ net_[0].weight.T).square().mean(0).sqrt() * net_[1].weight.norm(dim=0)  # type: ignore[operator,union-attr]  # nn.Module is untyped
+        wanted = (x @ net_[0].weight.T).square().mean(0).sqrt() * net_[1].weight.norm(dim=0)  # type: ignore[operator]  # nn.Module is untyped
     assert [scores[root] for root in group.channels] == pytest.approx(wanted.tolist(), rel=1e-5)
 
 
