@@ -9,8 +9,9 @@ reach it: less is pruned, nothing breaks.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -180,11 +181,21 @@ def _groups(table: AtomTable, tensors: Mapping[str, Dims]) -> tuple[Group, ...]:
     for root, where in zip(roots.tolist(), np.split(found[:, 1], starts[1:]), strict=True):
         classes.setdefault((where.tobytes(), table.reason(root)), (where, []))[1].append(root)
     members = ({places[place] for place in where} for where, _ in classes.values())
-    return tuple(_group(table, whole, m, roots) for m, (_, roots) in zip(members, classes.values(), strict=True))
+    found = [_group(table, whole, m, roots) for m, (_, roots) in zip(members, classes.values(), strict=True)]
+    return tuple(_names_apart(found))
 
 
 def _resolved(table: AtomTable, dims: Dims, frozen: bool) -> Dims:
     return tuple(None if atoms is None else table.resolve(atoms, frozen=frozen) for atoms in dims)
+
+
+def _names_apart(groups: list[Group]) -> Iterator[Group]:
+    """Number the groups of one name: one layer may make several."""
+    seen = Counter[str]()
+    for group in groups:
+        seen[group.name] += 1
+        again = seen[group.name] > 1
+        yield replace(group, name=f"{group.name} #{seen[group.name]}") if again else group
 
 
 def _group(table: AtomTable, tensors: Mapping[str, Dims], members: set[Member], roots: list[int]) -> Group:

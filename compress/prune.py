@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 from annotated_types import Ge, Gt, Lt
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, GetPydanticSchema, model_validator
 from pydantic.dataclasses import dataclass
 
 from ..models.errors import BadInput
@@ -22,10 +22,21 @@ if TYPE_CHECKING:
 
 Ratio = Annotated[float, Gt(0), Lt(1)]
 Share = Annotated[float, Ge(0), Lt(1)]
+Target = Literal["cpu", "tensorrt"]
 Score = Literal["l1", "l2", "bn", "taylor", "activation", "geometric_median", "random", "reconstruction"]
 
 WHOLE_VECTORS = {"cpu": 8, "tensorrt": 16}
 """Widths that suit the hardware: AVX2 works on eight floats at a time, tensor cores on sixteen channels."""
+
+
+def _width(value: Any) -> Any:
+    """Take a number, or what the model is for."""
+    if isinstance(value, str) and value not in WHOLE_VECTORS:
+        raise ValueError(f'got "{value}", wanted a whole number or {" or ".join(WHOLE_VECTORS)}')
+    return WHOLE_VECTORS.get(value, value) if isinstance(value, str) else value
+
+
+_Width = Annotated[int, Ge(1), BeforeValidator(_width)]
 
 
 @final
@@ -72,7 +83,7 @@ class Prune(Pass):
     params: Ratio | None = None
     score: Score = "l2"
     scope: Literal["uniform", "global"] = "uniform"
-    round_to: Annotated[int, Ge(1)] | Literal["cpu", "tensorrt"] = "cpu"
+    round_to: Annotated[int | Target, GetPydanticSchema(lambda _, handler: handler(_Width))] = 8
     min_channels: Annotated[int, Ge(1)] = 8
     heads: Share | None = None
     head_size: Share = 0.0

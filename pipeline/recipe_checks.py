@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..compress.prune import Prune
+from ..compress.trim import Trim
 from ..profile.goals import Goal
 from .recipe_faults import Key, show, suggest
 from .recipe_metrics import METRICS, Runtime
@@ -104,14 +106,9 @@ def check_steps(steps: Sequence[tuple[int, Step]], has_data: bool, say: Say) -> 
     quantized = grouped = False
     for index, step in steps:
         key: Key = ("compress", index, step.name)
-        scored = step.name == "prune" and getattr(step.settings, "score", "") in ("taylor", "reconstruction")
-        if not has_data and (scored or step.name in ("distill", "quantize")):
-            reason = "scores channels on" if scored else "trains on" if step.name == "distill" else "calibrates on"
-            other = ", or use `score: l2`" if scored else ""
-            say(key, f"{reason} training data, and the recipe has none; add a `data` section{other}", at_key=True)
-        if not has_data and _counts_blocks(step):
-            message = "chooses blocks on training data, and the recipe has none; add a `data` section, or name them"
-            say(key, message, at_key=True)
+        use, other = _use_of_data(step)
+        if not has_data and use:
+            say(key, f"{use} training data, and the recipe has none; add a `data` section{other}", at_key=True)
         if quantized:
             say(key, "comes after `quantize`, which must be the last pass and given once; move it up", at_key=True)
         if grouped and step.name == "prune":
@@ -124,9 +121,16 @@ def check_steps(steps: Sequence[tuple[int, Step]], has_data: bool, say: Say) -> 
         grouped = grouped or getattr(step.settings, "pattern", "") == "2:4"
 
 
-def _counts_blocks(step: Step) -> bool:
-    """Whether a step says how many blocks to trim, not which."""
-    return step.name == "trim" and isinstance(getattr(step.settings, "blocks", ()), int)
+def _use_of_data(step: Step) -> tuple[str, str]:
+    """Return what a step needs data for, and what could be done without; empty if it needs none."""
+    settings = step.settings
+    if isinstance(settings, Prune) and settings.score in ("taylor", "activation", "reconstruction"):
+        return "scores channels on", ", or use `score: l2`"
+    if isinstance(settings, Prune) and settings.recover is not None:
+        return "recovers between rounds on", ", or leave `recover` out"
+    if isinstance(settings, Trim) and isinstance(settings.blocks, int):
+        return "chooses blocks on", ", or name them"
+    return {"distill": "trains on", "quantize": "calibrates on"}.get(step.name, ""), ""
 
 
 def check_export(export: ExportPart, quantizes: bool, say: Say) -> None:

@@ -238,7 +238,7 @@ def test_nothing_is_emptied(name: str, scope: Any) -> None:
         ({"recover": {"steps": 1}}, "set rounds to 2 or more"),
         ({"macs": 1.0}, "less than 1"),
         ({"heads": 1.0}, "less than 1"),
-        ({"round_to": "cup"}, "cpu"),
+        ({"round_to": "cup"}, "a whole number or cpu or tensorrt"),
         ({"rounds": 0}, "greater than or equal to 1"),
     ],
 )

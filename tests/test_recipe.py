@@ -319,3 +319,18 @@ def test_reading_imports_nothing_heavy(write: Write) -> None:
     path = write(GOOD, "seed: 3", "sed: 3")
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_passes_that_need_examples_say_what_for(tmp_path: Path) -> None:
+    """Scores on data and recovery between rounds are refused without data, before anything is loaded."""
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "shipworthy: 1\nmodel: {source: 'torchvision:resnet18'}\ncompress:\n"
+        "  - prune: {score: activation}\n  - prune: {rounds: 2, recover: {steps: 5}}\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(RecipeFaults) as caught:
+        read_recipe(path)
+    assert "4:5: compress[0].prune: scores channels on training data" in str(caught.value)
+    assert "5:5: compress[1].prune: recovers between rounds on training data" in str(caught.value)
+    assert "or leave `recover` out" in str(caught.value)
