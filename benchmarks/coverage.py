@@ -45,10 +45,11 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=["*"], help="patterns such as 'timm:*vit*' (default: all)")
     parser.add_argument("--seconds", type=float, default=600, help="limit for one model")
     parser.add_argument("--their-seconds", type=float, default=120, help="limit for Torch-Pruning")
-    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS, help="whose pruning (default: both)")
+    parser.add_argument("--tool", choices=TOOLS, help="whose pruning (default: both)")
     parser.add_argument("--rows", type=Path, help="a file of rows: those in it are not taken again, new ones are added")
     args = parser.parse_args()
-    if "theirs" in args.tools:
+    tools = [args.tool] if args.tool else TOOLS
+    if "theirs" in tools:
         pruning_tool()
     import torch
 
@@ -59,7 +60,7 @@ def main() -> None:
     chosen = [name for name in ENTRIES if any(fnmatch.fnmatch(name, pattern) for pattern in args.names)]
     for name in chosen[:3] if args.quick else chosen:
         row = known.setdefault(name, {"name": name})
-        for tool in args.tools:
+        for tool in tools:
             if tool not in row:
                 work, limit = (ours, args.seconds) if tool == "ours" else (theirs, args.their_seconds)
                 row[tool] = apart(work, ENTRIES[name], limit)

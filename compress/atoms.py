@@ -28,7 +28,7 @@ class AtomTable:
     def __init__(self) -> None:
         self._parent = np.empty(0, np.int64)
         self._reason = np.empty(0, np.int32)  # per root: 0, or the place of its reason in _reasons
-        self._factors: dict[int, tuple[int, ...]] = {}
+        self._factors = np.empty((0, 1), np.int64)  # per root: itself, or what it is the product of
         self._is_product = np.empty(0, bool)
         self._reasons = [""]
         self._used = 0
@@ -42,6 +42,9 @@ class AtomTable:
             self._parent = np.concatenate([self._parent, grown])
             self._reason = np.concatenate([self._reason, np.zeros(len(grown), np.int32)])
             self._is_product = np.concatenate([self._is_product, np.zeros(len(grown), bool)])
+            own = np.full((len(grown), self._factors.shape[1]), STAYS, np.int64)
+            own[:, 0] = grown
+            self._factors = np.concatenate([self._factors, own])
         return np.arange(first, self._used, dtype=np.int64)[:, None]
 
     def __len__(self) -> int:
@@ -74,13 +77,27 @@ class AtomTable:
         return np.stack(columns, 1) if columns else np.empty((len(atoms), 0), np.int64)
 
     def _taken_apart(self, column: Atoms) -> list[Atoms]:
-        distinct, places = np.unique(column, return_inverse=True)
-        factors = [self._factors.get(int(root), (int(root),)) for root in distinct]
-        width = max(len(found) for found in factors)
-        table = np.full((len(distinct), width), STAYS, np.int64)
-        for row, found in zip(table, factors, strict=True):
-            row[: len(found)] = found
-        return [self.roots(table[:, i])[places.ravel()] for i in range(width)]
+        self._flatten(np.unique(column[self._is_product[column] & (column != STAYS)]))
+        parts = np.where(column[:, None] == STAYS, STAYS, self._factors[column])
+        return [self.roots(part) for part in parts.T if (part != STAYS).any()]
+
+    def _flatten(self, products: Atoms) -> None:
+        """Write products of products as products of what those are made of, one level."""
+        factors = self._factors[products]
+        factors = np.where(factors == STAYS, STAYS, self.roots(factors))
+        if not self._is_product[factors[factors != STAYS]].any():
+            return
+        below = np.where(factors[:, :, None] == STAYS, STAYS, self._factors[factors]).reshape(len(products), -1)
+        self._put_factors(products, np.stack(_packed(list(below.T)), 1))
+
+    def _put_factors(self, products: Atoms, factors: Atoms) -> None:
+        width = factors.shape[1]
+        if width > self._factors.shape[1]:
+            more = np.full((len(self._factors), width - self._factors.shape[1]), STAYS, np.int64)
+            self._factors = np.concatenate([self._factors, more], 1)
+        self._factors[products] = STAYS
+        self._factors[products, :width] = factors
+        self._is_product[products] = True
 
     def freeze(self, atoms: Atoms | None, reason: str) -> None:
         """Forbid the removal of these positions: of all their atoms."""
@@ -165,16 +182,13 @@ class AtomTable:
             if np.array_equal(before[0], whole) and np.array_equal(before[1], factors):
                 break
         self._freeze_half_known(whole, factors, reason)
-        _, first = np.unique(whole, return_index=True)
-        for place in first:
-            row = tuple(int(atom) for atom in dict.fromkeys(factors[place]) if atom != STAYS)
-            if whole[place] == STAYS or not row:
-                continue
-            if len(row) == 1:
-                self._join(row[0], int(whole[place]))
-                continue
-            self._factors[int(whole[place])] = row
-            self._is_product[whole[place]] = True
+        roots, first = np.unique(whole, return_index=True)
+        rows = np.stack(_packed(list(factors[first].T)) or [np.full(len(first), STAYS)], 1)
+        several, one = (rows != STAYS).sum(1) > 1, (rows != STAYS).sum(1) == 1
+        self._put_factors(roots[several & (roots != STAYS)], rows[several & (roots != STAYS)])
+        for root, row in zip(roots[one].tolist(), rows[one, 0].tolist(), strict=True):
+            if root != STAYS:
+                self._join(row, root)
 
     def _same_where_same(self, keys: Atoms, values: Atoms) -> Atoms:
         """Unite the values of all rows whose keys are equal; rows without keys have nothing in common."""
@@ -252,9 +266,18 @@ def kept(atoms: Atoms, lost: Lost) -> Lost:
 
 def _packed(columns: list[Atoms]) -> list[Atoms]:
     """Return as few columns as hold the atoms of every position, each once and in their order."""
+    columns = _to_the_left(columns)
+    again = False
     for i, column in enumerate(columns):
         for earlier in columns[:i]:
-            column[column == earlier] = STAYS
+            same = (column == earlier) & (column != STAYS)
+            if same.any():
+                column[same] = STAYS
+                again = True
+    return _to_the_left(columns) if again else columns
+
+
+def _to_the_left(columns: list[Atoms]) -> list[Atoms]:
     columns = [column for column in columns if (column != STAYS).any()]
     if len(columns) < 2 or all((column != STAYS).all() for column in columns[:-1]):
         return columns
