@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
-from torch.fx import Interpreter, Node
+from torch.fx import Node
 
 from ..models.graph import aten, get_tensor
 from ..models.model import Model
 from .channels import Channels
 from .folding import CONVOLUTIONS
-from .layers import affordable
+from .layers import running
 from .scores import add_to, with_scores_for_all
 
 
@@ -26,23 +28,16 @@ def activation_scores(model: Model, channels: Channels, x: Tensor) -> dict[int, 
         channels: its channels.
         x: examples `(n, ...)`; no more are used than fit into memory.
     """
-    x = x[: affordable(model, len(x))]
     totals = {root: 0.0 for group in channels.groups for root in group.channels}
-    interpreter = Interpreter(model.module)
-    with torch.no_grad():
-        for node in model.module.graph.nodes:
-            if node.op == "output":
-                break
-            _score_reader(model, channels, node, interpreter, totals)
-            interpreter.env[node] = x.clone() if node.op == "placeholder" else interpreter.run_node(node)
-            for used in interpreter.user_to_last_uses.get(node, ()):
-                del interpreter.env[used]
+    for node, values in running(model, x):
+        _score_reader(model, channels, node, values, totals)
     return with_scores_for_all(model, channels, totals)
 
 
 def _score_reader(
-    model: Model, channels: Channels, node: Node, interpreter: Interpreter, totals: dict[int, float]
+    model: Model, channels: Channels, node: Node, values: Mapping[Node, Any], totals: dict[int, float]
 ) -> None:
+    """Add what one layer says of the channels that it reads."""
     convolution = node.target in CONVOLUTIONS
     if not convolution and node.target is not aten.linear.default:
         return
@@ -52,7 +47,7 @@ def _score_reader(
     atoms = channels.nodes[source.name][1 if convolution else -1]
     if constant.op != "get_attr" or atoms is None:
         return
-    value, weight = interpreter.env[source], get_tensor(model.module, str(constant.target)).detach()
+    value, weight = values[source], get_tensor(model.module, str(constant.target)).detach()
     size = value.movedim(1 if convolution else -1, 0).flatten(1).square().mean(1).sqrt().double()
     norms = weight.movedim(1, 0).flatten(1).norm(dim=1).double()
     if len(norms) < len(size):  # each group of inputs has its own weights, in other rows

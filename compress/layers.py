@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -16,6 +16,7 @@ from torch.fx import Interpreter, Node
 from ..models.graph import aten, get_tensor, shape_of
 from ..models.model import Model
 from .least_squares import Sums, sums_of
+from .rules_shapes import period
 
 MEMORY_BYTES = 2**30
 """All examples pass a layer before any passes the next, so no more are used than fit into this."""
@@ -105,11 +106,30 @@ def affordable(model: Model, count: int) -> int:
     live, peak, sizes = 0, 1, dict[Node, int]()
     for node in model.module.graph.nodes:
         shape = shape_of(node) or ()
-        sizes[node] = 0 if node.op == "get_attr" else 8 * int(np.prod([s for s in shape[1:] if isinstance(s, int)]))
+        sizes[node] = 0 if node.op == "get_attr" else 8 * int(np.prod([period(size) for size in shape]))
         live += sizes[node]
         peak = max(peak, live)
         live -= sum(sizes[used] for used in interpreter.user_to_last_uses.get(node, ()))
     return max(1, min(count, MEMORY_BYTES // peak))
+
+
+def running(model: Model, x: Tensor) -> Iterator[tuple[Node, Mapping[Node, Any]]]:
+    """Run a model operator by operator: yield each when it has run, with all values that are still needed.
+
+    Args:
+        model: one with a single input.
+        x: examples `(n, ...)`; no more are used than fit into memory.
+    """
+    x = x[: affordable(model, len(x))]
+    interpreter = Interpreter(model.module)
+    for node in model.module.graph.nodes:
+        if node.op == "output":
+            return
+        with torch.no_grad():
+            interpreter.env[node] = x.clone() if node.op == "placeholder" else interpreter.run_node(node)
+        yield node, interpreter.env
+        for used in interpreter.user_to_last_uses.get(node, ()):
+            del interpreter.env[used]
 
 
 def norm_scale(model: Model, norm: Node) -> Tensor | None:

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.fx import Interpreter, Node
+from torch.fx import Node
 
 from ..models.graph import get_tensor
 from ..models.model import Model
 from .atoms import Atoms
 from .channels import Channels, Group
-from .layers import affordable, layer_of, norm_scale, patch_sums
+from .layers import layer_of, norm_scale, patch_sums, running
 from .least_squares import RIDGE
 
 
@@ -64,22 +65,11 @@ def selection_scores(model: Model, channels: Channels, x: Tensor, keep: Mapping[
 
 
 def _readers(model: Model, channels: Channels, x: Tensor, wanted: set[int]) -> list[Reader]:
-    x = x[: affordable(model, len(x))]
-    interpreter, found = Interpreter(model.module), list[Reader]()
-    with torch.no_grad():
-        for node in model.module.graph.nodes:
-            if node.op == "output":
-                break
-            interpreter.env[node] = x.clone() if node.op == "placeholder" else interpreter.run_node(node)
-            reader = _reader(model, channels, node, interpreter, wanted)
-            if reader is not None:
-                found.append(reader)
-            for used in interpreter.user_to_last_uses.get(node, ()):
-                del interpreter.env[used]
-    return found
+    found = (_reader(model, channels, node, values, wanted) for node, values in running(model, x))
+    return [reader for reader in found if reader is not None]
 
 
-def _reader(model: Model, channels: Channels, node: Node, interpreter: Interpreter, wanted: set[int]) -> Reader | None:
+def _reader(model: Model, channels: Channels, node: Node, values: Mapping[Node, Any], wanted: set[int]) -> Reader | None:  # fmt: skip # noqa: E501
     """Return what a node reads, if it is a layer that can be fitted and reads channels that may go."""
     layer = layer_of(model, node)
     atoms = channels.tensors[layer.weight][1] if layer is not None else None
@@ -89,7 +79,7 @@ def _reader(model: Model, channels: Channels, node: Node, interpreter: Interpret
     scale = norm_scale(model, layer.norm) if layer.norm is not None else None
     if scale is not None:
         weight = weight * scale[:, None]
-    sums = patch_sums(layer.patches, interpreter.env[layer.source])
+    sums = patch_sums(layer.patches, values[layer.source])
     mean = sums.inputs / sums.count
     covariance = sums.gram / sums.count - torch.outer(mean, mean)
     return Reader(atoms, weight.shape[1] // len(atoms), covariance, weight)
