@@ -10,7 +10,7 @@ reach it: less is pruned, nothing breaks.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -32,6 +32,7 @@ Factor = Literal["", "outer", "inner"]
 
 Part = Literal["", "heads", "head size", "groups", "in a group"]
 
+ALL_THERE_IS = "is all there is of a dimension"
 _WHOLE: Factor = ""
 _OF_HEADS: Mapping[Factor, Part] = {"": "", "outer": "heads", "inner": "head size"}
 _OF_KERNELS: Mapping[Factor, Part] = {"": "", "outer": "groups", "inner": "in a group"}
@@ -150,7 +151,7 @@ def _keep_from_emptying(table: AtomTable, dims: Dims) -> None:
     for atoms in dims:
         if atoms is not None:
             roots = table.resolve(atoms)
-            table.freeze(roots[:1, (roots == roots[:1]).all(0)], "is all there is of a dimension")
+            table.freeze(roots[:1, (roots == roots[:1]).all(0)], ALL_THERE_IS)
 
 
 def _collect(tracker: Tracker, frozen: bool) -> Channels:
@@ -181,21 +182,23 @@ def _groups(table: AtomTable, tensors: Mapping[str, Dims]) -> tuple[Group, ...]:
     for root, where in zip(roots.tolist(), np.split(found[:, 1], starts[1:]), strict=True):
         classes.setdefault((where.tobytes(), table.reason(root)), (where, []))[1].append(root)
     members = ({places[place] for place in where} for where, _ in classes.values())
-    found = [_group(table, whole, m, roots) for m, (_, roots) in zip(members, classes.values(), strict=True)]
-    return tuple(_names_apart(found))
+    groups = [_group(table, whole, m, same) for m, (_, same) in zip(members, classes.values(), strict=True)]
+    return tuple(_names_apart(groups))
 
 
 def _resolved(table: AtomTable, dims: Dims, frozen: bool) -> Dims:
     return tuple(None if atoms is None else table.resolve(atoms, frozen=frozen) for atoms in dims)
 
 
-def _names_apart(groups: list[Group]) -> Iterator[Group]:
-    """Number the groups of one name: one layer may make several."""
-    seen = Counter[str]()
-    for group in groups:
-        seen[group.name] += 1
-        again = seen[group.name] > 1
-        yield replace(group, name=f"{group.name} #{seen[group.name]}") if again else group
+def _names_apart(groups: list[Group]) -> list[Group]:
+    """Number the groups of one name, the free ones first: one layer may make several."""
+    seen, named = Counter[str](), list(groups)
+    for place in sorted(range(len(groups)), key=lambda place: groups[place].frozen is not None):
+        name = groups[place].name
+        seen[name] += 1
+        if seen[name] > 1:
+            named[place] = replace(groups[place], name=f"{name} #{seen[name]}")
+    return named
 
 
 def _group(table: AtomTable, tensors: Mapping[str, Dims], members: set[Member], roots: list[int]) -> Group:
@@ -204,14 +207,15 @@ def _group(table: AtomTable, tensors: Mapping[str, Dims], members: set[Member], 
     factor, inner = (_WHOLE, 1) if frozen else _factor(table, tensors, ordered, roots[0])
     kernels = any(len(tensors[member.tensor]) > 3 for member in ordered)
     part = (_OF_KERNELS if kernels else _OF_HEADS)[factor]
-    name = _maker(ordered) + (f" [{part}]" if part else "")
+    name = _maker(ordered, tensors) + (f" [{part}]" if part else "")
     return Group(name, ordered, tuple(roots), frozen, factor, inner, part)
 
 
-def _maker(members: tuple[Member, ...]) -> str:
-    """Return the first layer whose outputs these channels are."""
+def _maker(members: tuple[Member, ...], tensors: Mapping[str, Dims]) -> str:
+    """Return the first layer whose outputs these channels are, or the first norm of them."""
     made = [m.tensor for m in members if m.dim == 0 and "weight" in m.tensor.rpartition(".")[2]]
-    name = (made or [members[0].tensor])[0]
+    layers = [tensor for tensor in made if len(tensors[tensor]) > 1]
+    name = (layers or made or [members[0].tensor])[0]
     return name.rpartition("weight")[0].rstrip("._") or name
 
 

@@ -11,6 +11,8 @@ from .atoms import Atoms, stacked, staying
 from .channels import Dims, Tracker
 
 BESIDE = "is concatenated beside a dimension that stays"
+APART = "is taken apart, position by position"
+BY_NUMBER = "is taken by its number"
 
 
 def item(tracker: Tracker, node: Node) -> Dims:
@@ -90,7 +92,7 @@ def unbind(tracker: Tracker, node: Node) -> Dims:
     """Each position becomes a tensor: all of them stay."""
     x = tracker.dims(node.args[0])
     dim = int(argument(node, "dim")) % len(x)
-    tracker.table.freeze(x[dim], "is taken apart, position by position")
+    tracker.table.freeze(x[dim], APART)
     tracker.parts[node] = [(*x[:dim], *x[dim + 1 :])] * len(node.meta["val"])
     return ()
 
@@ -102,7 +104,7 @@ def select(tracker: Tracker, node: Node) -> Dims:
     atoms = x[dim]
     if atoms is not None:
         known = isinstance(index, int) and sizes_of(node.args[0])[dim] is not None
-        tracker.table.freeze(atoms[index : index + 1 or None] if known else atoms, "is taken by its number")
+        tracker.table.freeze(atoms[index : index + 1 or None] if known else atoms, BY_NUMBER)
     return (*x[:dim], *x[dim + 1 :])
 
 

@@ -45,6 +45,11 @@ def markup(svg: Element) -> str:
     return ElementTree.tostring(svg, "unicode")
 
 
+def child(parent: Element, tag: str, places: dict[str, str] | None = None) -> Element:
+    """Add any other element."""
+    return ElementTree.SubElement(parent, tag, places or {})
+
+
 def shape(parent: Element, tag: str, css: str, **places: float) -> Element:
     """Add one shape whose places are rounded to a tenth, so that equal records give equal bytes."""
     return ElementTree.SubElement(parent, tag, {"class": css, **{name: f"{at:.1f}" for name, at in places.items()}})
