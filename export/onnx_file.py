@@ -21,6 +21,7 @@ from ..models.graph import argument, aten, shape_of
 from ..models.model import Model, Quantization
 from ..models.quiet import quiet
 from .artifact import OnnxArtifact, Precision, Target
+from .constants import fold_constants
 from .onnx_clean import check, clean
 from .onnx_sparsity import write_sparsity
 
@@ -83,7 +84,7 @@ def _float_proto(model: Model, opset: int) -> ModelProto:
     try:
         with quiet():
             program = torch.onnx.export(
-                _for_exporter(model).export(), dynamo=True, opset_version=opset, verbose=False, **names
+                _for_exporter(fold_constants(model)).export(), dynamo=True, opset_version=opset, verbose=False, **names
             )
     except Exception as fault:
         raise ToolFailed(f"the ONNX exporter failed: {str(fault).splitlines()[0]}") from fault

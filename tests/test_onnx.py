@@ -268,3 +268,30 @@ def test_attention_with_a_bias_is_exported(tmp_path: Path) -> None:
     model, x = capture(_Masked(), (torch.randn(2, 5, 8),)), torch.randn(3, 5, 8)
     (given,) = OnnxSession(to_onnx(model, tmp_path / "m.onnx")).run({"x": x.numpy()})
     np.testing.assert_allclose(given, model.module(x).detach().numpy(), rtol=1e-4, atol=1e-6)
+
+
+class _Standardized(nn.Module):
+    """A convolution whose weights are normalized before each use, too many for the exporter to fold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.weight, self.fc = nn.Conv2d(3, 64, 1), nn.Parameter(torch.randn(64, 64, 3, 3)), nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return scores `(batch, 4)`."""
+        flat = F.batch_norm(self.weight.reshape(1, 64, -1), None, None, training=True, momentum=0.0)
+        scores: Tensor = self.fc(F.conv2d(self.stem(x), flat.reshape_as(self.weight)).mean((2, 3)))
+        return scores
+
+
+def test_standardized_weights_are_stored_as_they_are_used(tmp_path: Path) -> None:
+    """Weights that the graph normalizes before each use are constants of the file; no arithmetic is left."""
+    model, x = capture(_Standardized(), (torch.zeros(2, 3, 8, 8),)), torch.randn(3, 3, 8, 8)
+    code = model.module.code
+    file = to_onnx(model, tmp_path / "m.onnx")
+    proto = onnx.load(file.path)
+    held = {init.name for init in proto.graph.initializer}
+    assert all(node.input[1] in held for node in proto.graph.node if node.op_type == "Conv")
+    (given,) = OnnxSession(file).run({"x": x.numpy()})
+    np.testing.assert_allclose(given, model.module(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+    assert model.module.code == code
