@@ -34,6 +34,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/main_job.py --workdir out/main_job
 	$(BIN)/python benchmarks/int8_saturation.py --model out/main_job/ours/model.pt2
 	$(BIN)/python benchmarks/pipeline_overhead.py
+	$(BIN)/python benchmarks/pruning_quality.py --rows out/pruning_quality/rows.jsonl
 
 clean:
 	rm -rf $(VENV) $(OUT) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,12 +11,27 @@ import numpy as np
 import pytest
 import torch
 
-from shipworthy.benchmarks import common, glue, int8_saturation, main_job, pipeline_overhead, recovery, timing
-from shipworthy.models.data import Split
+from shipworthy.benchmarks import (
+    common,
+    glue,
+    int8_saturation,
+    main_job,
+    pipeline_overhead,
+    pruning_quality,
+    pruning_report,
+    pruning_tools,
+    recovery,
+    timing,
+)
+from shipworthy.models.data import Split, open_data
+from shipworthy.models.errors import BadInput
+from shipworthy.models.summary import summarize
+from shipworthy.profile.measure import Measurement
+from shipworthy.profile.plan import Plan
 from shipworthy.tests.small_nets import quadrants
 
 FOLDER = Path(common.__file__).parent
-SCRIPTS = ("main_job", "pipeline_overhead", "int8_saturation", "recovery")
+SCRIPTS = ("main_job", "pipeline_overhead", "int8_saturation", "recovery", "pruning_quality")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -195,3 +210,109 @@ def test_held_out_images_are_not_those_trained_on() -> None:
     assert torch.equal(held.labels, full.labels[100:250:5])
     with pytest.raises(SystemExit, match="needs the full Fashion-MNIST, 60,000 training images"):
         recovery.held_out(data, full, 30)
+
+
+# --- pruning quality
+
+
+def test_a_target_is_reached_from_below() -> None:
+    """Of the ratios tried it is the one of the highest cost that is not above the target; of equals the lowest."""
+    ratio = pruning_tools.ratio_reaching(lambda ratio: round(1000 * (1 - ratio) ** 2), 250)
+    assert ratio == pytest.approx(0.5, abs=1e-3)
+    assert round(1000 * (1 - ratio) ** 2) <= 250
+    steps = pruning_tools.ratio_reaching(lambda ratio: 100 - 30 * int(4 * ratio), 75)
+    assert steps == pytest.approx(0.25, abs=1e-3)
+
+
+def test_costs_that_rise_again_are_survived() -> None:
+    """A group that keeps all because it would lose all is no reason to miss a ratio that was good."""
+    assert pruning_tools.ratio_reaching(lambda ratio: 40 if 0.4 < ratio < 0.6 else 100, 50) == pytest.approx(
+        0.4, abs=1e-3
+    )
+
+
+def test_a_target_out_of_reach_is_refused() -> None:
+    """The message says how low it went."""
+    with pytest.raises(BadInput, match="leaves 5 MACs or fewer; the fewest found: 10"):
+        pruning_tools.ratio_reaching(lambda _: 10, 5)
+
+
+def test_candidates_differ_and_the_chosen_are_among_them() -> None:
+    """Every setting is told apart by its words, and what the table uses was compared."""
+    names = [f"{one.tool}: {one}" for one in pruning_tools.CANDIDATES]
+    assert len(set(names)) == len(names)
+    chosen = {one for tools in pruning_quality.CHOSEN.values() for one in tools.values()}
+    assert chosen <= set(pruning_tools.CANDIDATES)
+    assert all(one.tool == tool for tools in pruning_quality.CHOSEN.values() for tool, one in tools.items())
+
+
+def test_the_other_tool_stays_below_the_target() -> None:
+    """Torch-Pruning, where it is installed, leaves at most the share, and MACs are counted alike on both sides."""
+    pytest.importorskip("torch_pruning")
+    data, setting = open_data("fashion-mnist", "bundled"), pruning_tools.Setting("Torch-Pruning", "l2", "global", 8)
+    pruned = pruning_tools.prune_with_theirs(setting, 0.25, data, 0)
+    macs = pruning_tools.macs_of(pruned.module, torch.zeros(1, *data.input_shape))
+    assert macs == summarize(pruned).macs
+    assert 0.2 < macs / 123_860_736 <= 0.25
+
+
+def test_the_mean_of_few_values_has_students_interval() -> None:
+    """Two degrees of freedom: 4.303 standard errors; a single value has no interval."""
+    mean, low, high = pruning_report.mean_interval([1.0, 2.0, 3.0])
+    assert (mean, low, high) == pytest.approx((2.0, 2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5))
+    assert pruning_report.mean_interval([0.5]) == (0.5, None, None)
+
+
+def test_finished_rows_are_read_back(tmp_path: Path) -> None:
+    """A run that was interrupted goes on: whole rows count, the one that was cut off does not."""
+    file, rows = tmp_path / "rows.jsonl", [_row("shipworthy", 0, "01"), _row("shipworthy", 1, "01")]
+    pruning_quality.add_row(file, rows[0])
+    file.write_text(file.read_text() + '{"key": "cut o')
+    pruning_quality.add_row(file, rows[1])
+    assert pruning_quality.read_rows(file) == {row.key: row for row in rows}
+    assert pruning_quality.read_rows(None) == {}
+
+
+def test_runs_of_equal_seed_are_compared() -> None:
+    """Differences are in points, ours less theirs; times are of interleaved rounds; the table has them all."""
+    labels = np.array([0, 1, 2, 3])
+    ours = [_row("shipworthy", seed, answers) for seed, answers in enumerate(("0123", "0120"))]
+    theirs = [_row("Torch-Pruning", seed, answers) for seed, answers in enumerate(("0100", "0000"))]
+    latency = {"uncompressed": _timed(400), "4x shipworthy": _timed(100), "4x Torch-Pruning": _timed(150)}
+    seen = pruning_report.Seen(latency, 1000, 500, 1.0, labels)
+    direct = pruning_report.against(ours, theirs, seen)
+    assert direct.over_seeds[0] == direct.over_images[0] == pytest.approx(50.0)
+    assert direct.over_seeds[1:] == pytest.approx((50.0, 50.0))
+    assert direct.times_as_fast == (1.5, 1.5, 1.5)
+    assert direct.outcome == "faster"
+    line = pruning_report.line_of(ours, seen)
+    assert (line.accuracy, line.speedup[0], line.p50_ms) == ((1.0, 0.75), 4.0, 1e-4)
+
+
+def test_the_report_names_both_tools(tmp_path: Path) -> None:
+    """The table has a line for each tool at each point, and the data no file names and no answers."""
+    rows = [_row(tool, seed, "0123") for seed in range(2) for tool in ("shipworthy", "Torch-Pruning")]
+    latency = {"uncompressed": _timed(400), "4x shipworthy": _timed(100), "4x Torch-Pruning": _timed(150)}
+    seen = pruning_report.Seen(latency, 1000, 500, 1.0, np.array([0, 1, 2, 2]))
+    pruning_report.report(tmp_path, rows, seen, pruning_report.How(7, "plain", False))
+    text, data = ((tmp_path / f"pruning_quality.{kind}").read_text() for kind in ("md", "json"))
+    assert "| 4x | shipworthy | l2 | 4.00 | 125 | 50.0 | 75.00 [75.00, 75.00] | 0.000 | 4.00 (4.00 to 4.00) |" in text
+    assert "| 4x | Torch-Pruning | l2 |" in text
+    assert "answers" not in data
+
+
+def test_the_best_setting_comes_first(tmp_path: Path) -> None:
+    """Settings are ordered by agreement with the original model, tool by tool."""
+    rows = [replace(_row("shipworthy", 0, answers), setting=answers) for answers in ("0000", "0123")]
+    labels = np.array([0, 1, 2, 3])
+    pruning_report.report_choice(tmp_path, rows, labels, labels, pruning_report.How(7, "features", True))
+    text = (tmp_path / "pruning_quality_choice_features.md").read_text()
+    assert text.index("| 4x | shipworthy | 0123 |") < text.index("| 4x | shipworthy | 0000 |")
+
+
+def _row(tool: str, seed: int, answers: str) -> pruning_quality.Row:
+    return pruning_quality.Row(f"{tool} {seed}", "4x", tool, "l2", seed, 250, 125, 0.5, answers, 1.0, 2.0)
+
+
+def _timed(ns: int) -> Measurement:
+    return Measurement("file", "ort-cpu", None, None, Plan(), {}, (ns,) * 64, 1, "random", "budget", group="one")
