@@ -20,7 +20,19 @@ EXAMPLE = ROOT / "examples" / "01_fashion.yaml"
 RESULTS = Path(__file__).with_name("results")
 SCHEMA = 1
 
-_PACKAGES = ("shipworthy", "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "torch-pruning", "numpy")
+_PACKAGES = (
+    "shipworthy",
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "onnx",
+    "onnxscript",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "torch-pruning",
+    "numpy",
+)
 _DOT_PRODUCTS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 
 

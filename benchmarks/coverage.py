@@ -323,7 +323,8 @@ def summary(rows: Sequence[Row]) -> str:
         own = [row["ours"] for row in mine if "ours" in row]
         others = [row["theirs"] for row in mine if "theirs" in row]
         good = sum("fault" not in other for other in others)
-        lines.append((family, f"{sum(map(right, own))} of {len(own)}", f"{good} of {len(others)}"))
+        theirs = f"{good} of {len(others)}" if others else "not taken"
+        lines.append((family, f"{sum(map(right, own))} of {len(own)}", theirs))
     return table(("family", "ours: right", "Torch-Pruning: runs, smaller, same outputs, trains"), lines)
 
 

@@ -103,7 +103,7 @@ def report(out: Path, rows: Sequence[Row], seen: Seen, how: How) -> None:
     text = [
         f"# Pruned to equal shares of MACs, recovered equally{how.smoke}\n",
         machine_text(where),
-        f"Recovery of both: {how.steps} steps, settings `{how.recovery}`; {len({row.seed for row in rows})} seeds. The "
+        f"Recovery of both: {how.steps} steps, settings `{how.recovery}`; seeds: {len({row.seed for row in rows})}. The "
         f"uncompressed model has {100 * seen.accuracy:.2f} % of {len(seen.labels):,} test images right, {seen.macs:,} "
         f"MACs and {seen.params:,} parameters, and takes {base.p50_ms:.3f} ms. Times are of the first seed's fp32 "
         "files, batch 1, one thread, interleaved.\n",
