@@ -15,6 +15,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,8 @@ LAW = 1e-9
 TOOLS = ["ours", "theirs"]
 ONNX = 1e-4
 HEAD = (
-    "model", "parameters", "left %", "MACs left %", "prunable %", "analysis s", "rewriting s", "law", "ONNX", "ours",
-    "Torch-Pruning",
+    "model", "parameters", "left %", "MACs left %", "prunable %", "analysis s", "rewriting s", "MiB for both", "law",
+    "ONNX", "ours", "Torch-Pruning",
 )  # fmt: skip
 
 
@@ -129,12 +130,14 @@ def ours(entry: Entry, row: Row) -> None:
     row["step"] = "capture"
     row["capture_s"], model = timed(lambda: capture(*build(entry), **entry.options))
     row["step"] = "analysis"
+    start = peak_memory(anew=True)
     row["analysis_s"], channels = timed(lambda: find_channels(model))
     row["unknown"], row["prunable"] = list(channels.unknown), prunable(model, channels)
     settings = Prune(ratio=0.5, head_size=0.5, round_to=1, min_channels=1)
     gone = choose(settings, channels, channel_scores(model, channels, "l2"), 0.5)
     row["step"] = "rewriting"
     row["rewriting_s"], pruned = timed(lambda: remove_channels(model, channels, gone))
+    row["memory_mb"] = peak_memory() - start
     row["before"], row["after"] = sizes(model), sizes(pruned)
     row["step"] = "law"
     row["law"] = law(model, channels, gone, pruned)
@@ -150,6 +153,16 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     found = work()
     return round(time.perf_counter() - start, 3), found
+
+
+def peak_memory(anew: bool = False) -> float:
+    """Return the most MiB that this process has held since it was asked to count anew; on Linux only, elsewhere 0."""
+    with suppress(OSError):
+        if anew:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    return 0.0
 
 
 def sizes(model: Model) -> dict[str, int]:
@@ -296,7 +309,7 @@ def cells(row: Row) -> tuple[str, ...]:
     found, other = row.get("ours", {"fault": ""}), row.get("theirs")
     their = "" if other is None else other.get("fault") or f"ok, {100 * other['params_left']:.0f} % left"
     if "after" not in found:
-        return (row["name"], *[""] * 8, found["fault"], their)
+        return (row["name"], *[""] * 9, found["fault"], their)
     after, before = found["after"], found["before"]
     shares = [f"{100 * after[key] / max(before[key], 1):.0f}" for key in ("params", "macs")]
     seconds = [f"{found[key]:.2f}" for key in ("analysis_s", "rewriting_s")]
@@ -308,6 +321,7 @@ def cells(row: Row) -> tuple[str, ...]:
         *shares,
         f"{100 * found['prunable']:.0f}",
         *seconds,
+        f"{found['memory_mb']:.0f} of {before['params'] / 2**18:.0f}" if "memory_mb" in found else "",
         *errors,
         verdict,
         their,

@@ -28,8 +28,8 @@ T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's t by degrees of freedom, from 1; beyond them the last is used, which is a little wide."""
 
 HEAD = (
-    "MACs", "tool", "setting", "x fewer", "parameters", "accuracy % after pruning", "after recovery", "p50 ms",
-    "speed-up, 95 %",
+    "MACs", "tool", "setting", "x fewer", "parameters", "accuracy % after pruning", "after recovery", "pruning took s",
+    "p50 ms", "speed-up, 95 %",
 )  # fmt: skip
 HEAD_DIRECT = ("MACs", "accuracy, points more: 95 % over seeds", "over images", "times as fast, 95 %", "outcome")
 HEAD_CHOICE = (
@@ -79,6 +79,7 @@ class Line:
     params: tuple[int, ...]
     before: tuple[float, ...]
     accuracy: tuple[float, ...]
+    prune_s: float
     p50_ms: float
     speedup: Range
 
@@ -103,10 +104,10 @@ def report(out: Path, rows: Sequence[Row], seen: Seen, how: How) -> None:
     text = [
         f"# Pruned to equal shares of MACs, recovered equally{how.smoke}\n",
         machine_text(where),
-        f"Recovery of both: {how.steps} steps, settings `{how.recovery}`; seeds: {len({row.seed for row in rows})}. The "
-        f"uncompressed model has {100 * seen.accuracy:.2f} % of {len(seen.labels):,} test images right, {seen.macs:,} "
-        f"MACs and {seen.params:,} parameters, and takes {base.p50_ms:.3f} ms. Times are of the first seed's fp32 "
-        "files, batch 1, one thread, interleaved.\n",
+        f"Recovery of both: {how.steps} steps, settings `{how.recovery}`; seeds: {len({row.seed for row in rows})}. "
+        f"The uncompressed model has {100 * seen.accuracy:.2f} % of {len(seen.labels):,} test images right, "
+        f"{seen.macs:,} MACs and {seen.params:,} parameters, and takes {base.p50_ms:.3f} ms. Times are of the first "
+        "seed's fp32 files, batch 1, one thread, interleaved.\n",
         table(HEAD, (_cells(line, seen) for line in lines)),
         "Ours against Torch-Pruning:\n",
         table(HEAD_DIRECT, (_direct_cells(one) for one in direct)),
@@ -133,7 +134,8 @@ def line_of(rows: Sequence[Row], seen: Seen) -> Line:
     return Line(
         point=first.point, tool=first.tool, setting=first.setting, macs=tuple(row.macs for row in rows),
         params=tuple(row.params for row in rows), before=tuple(row.before for row in rows),
-        accuracy=tuple(float(right(row, seen.labels).mean()) for row in rows), p50_ms=mine.p50_ms,
+        accuracy=tuple(float(right(row, seen.labels).mean()) for row in rows),
+        prune_s=fmean(row.prune_s for row in rows), p50_ms=mine.p50_ms,
         speedup=(ratio.value, ratio.low, ratio.high),
     )  # fmt: skip
 
@@ -213,7 +215,7 @@ def _cells(line: Line, seen: Seen) -> tuple[str, ...]:
     return (
         line.point, line.tool, line.setting, f"{seen.macs / fmean(line.macs):.2f}", f"{fmean(line.params):,.0f}",
         f"{100 * fmean(line.before):.1f}", f"{100 * fmean(line.accuracy):.2f} [{100 * low:.2f}, {100 * high:.2f}]",
-        f"{line.p50_ms:.3f}", interval(*line.speedup),
+        f"{line.prune_s:.0f}", f"{line.p50_ms:.3f}", interval(*line.speedup),
     )  # fmt: skip
 
 
