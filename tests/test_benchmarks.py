@@ -296,7 +296,9 @@ def test_the_report_names_both_tools(tmp_path: Path) -> None:
     seen = pruning_report.Seen(latency, 1000, 500, 1.0, np.array([0, 1, 2, 2]))
     pruning_report.report(tmp_path, rows, seen, pruning_report.How(7, "plain", False))
     text, data = ((tmp_path / f"pruning_quality.{kind}").read_text() for kind in ("md", "json"))
-    assert "| 4x | shipworthy | l2 | 4.00 | 125 | 50.0 | 75.00 [75.00, 75.00] | 1 | 0.000 | 4.00 (4.00 to 4.00) |" in text
+    assert (
+        "| 4x | shipworthy | l2 | 4.00 | 125 | 50.0 | 75.00 [75.00, 75.00] | 1 | 0.000 | 4.00 (4.00 to 4.00) |" in text
+    )
     assert "| 4x | Torch-Pruning | l2 |" in text
     assert "answers" not in data
 
