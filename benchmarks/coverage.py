@@ -9,6 +9,7 @@ exports. Every model has a process of its own, with a time limit.
 from __future__ import annotations
 
 import fnmatch
+import importlib
 import json
 import multiprocessing
 import resource
@@ -94,8 +95,7 @@ def apart(work: Work, entry: Entry, seconds: float) -> Row:
         entry: of the zoo.
         seconds: of processor time, so that other load takes nothing from the limit; ten times as many on the clock.
     """
-    import psutil
-
+    psutil: Any = importlib.import_module("psutil")
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_send, args=(work, entry, sender))
@@ -361,8 +361,9 @@ def report(out: Path, rows: Sequence[Row], *, quick: bool) -> None:
     text = [
         f"# Coverage of pruning{' (smoke run: the figures mean nothing)' if quick else ''}\n",
         machine_text(where),
-        "Half of the channels of each group, one thread, seconds of processor time. `law`: largest relative difference\n"
-        "from the masked original in float64 (at most 1e-9). `ONNX`: largest relative difference in ONNX Runtime (at most 1e-4), fp32.\n",
+        "Half of the channels of each group, one thread, seconds of processor time. `law`: largest relative\n"
+        "difference from the masked original in float64 (at most 1e-9). `ONNX`: largest relative difference in ONNX Runtime, fp32\n"
+        "(at most 1e-4).\n",
         summary(rows),
         table(HEAD, (cells(row) for row in rows)),
     ]
