@@ -15,12 +15,17 @@ class Plan:
     Attributes:
         batch: rows per inference, for inputs whose batch dimension is dynamic.
         threads: threads inside one operator.
+        affinity: cores that the process is bound to while it measures, on Linux; none leaves it as it is.
+        streams: inferences under way at once; more than 1 in `concurrency.py` alone.
+        cuda_graph: on a GPU, capture the inference once and replay it.
+        transfers: on a GPU, include copying inputs to it and outputs from it in a sample.
         warmup_s: seconds of warm-up at the least, for all runners of one measurement together.
         warmup_cap_s: seconds after which warm-up ends even though timings have not settled.
         budget_s: seconds of sampling at the most, for all runners of one measurement together.
         min_rounds: rounds before the precision rule may end sampling. The budget may end it earlier.
         max_rounds: rounds at the most.
-        precision: sampling ends when every interval's half width is at most this share of its value.
+        quantile: the percentile that precision is asked of, beside the ratios.
+        precision: sampling ends when that interval's half width is at most this share of the median.
         same_margin: a ratio whose whole interval lies within 1 +- this share counts as "same".
         settle_runs: untimed runs of a runner right before each of its timed runs. They bring its weights back
             into the caches that its neighbours used, so that a sample is the runner's own warm steady state.
@@ -34,11 +39,16 @@ class Plan:
 
     batch: int = 1
     threads: int = 1
+    affinity: tuple[int, ...] = ()
+    streams: int = 1
+    cuda_graph: bool = False
+    transfers: bool = False
     warmup_s: float = 0.5
     warmup_cap_s: float = 5.0
     budget_s: float = 20.0
     min_rounds: int = 200
     max_rounds: int = 20_000
+    quantile: float = 50.0
     precision: float = 0.01
     same_margin: float = 0.02
     settle_runs: int = 1
@@ -46,17 +56,22 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "affinity", tuple(self.affinity))  # a list where it was read from JSON
         for name, least in _WHOLE.items():
             _check_whole(name, getattr(self, name), least)
         for name, most in _REAL.items():
             _check_real(name, getattr(self, name), most)
+        for core in self.affinity:
+            _check_whole("affinity", core, 0)
+        if not 0 < self.quantile < 100:
+            raise BadPlan(f"plan.quantile: got {self.quantile!r}, wanted a number above 0 and below 100")
         if self.min_rounds > self.max_rounds:
             raise BadPlan(f"plan.min_rounds: got {self.min_rounds}, wanted at most max_rounds ({self.max_rounds})")
         if self.warmup_s > self.warmup_cap_s:
             raise BadPlan(f"plan.warmup_s: got {self.warmup_s}, wanted at most warmup_cap_s ({self.warmup_cap_s})")
 
 
-_WHOLE = {"batch": 1, "threads": 1, "min_rounds": 1, "max_rounds": 1, "settle_runs": 0, "seed": 0}
+_WHOLE = {"batch": 1, "threads": 1, "streams": 1, "min_rounds": 1, "max_rounds": 1, "settle_runs": 0, "seed": 0}
 _REAL = {"warmup_s": math.inf, "warmup_cap_s": math.inf, "budget_s": math.inf, "precision": 1.0, "same_margin": 1.0}
 
 
