@@ -362,7 +362,7 @@ def report(out: Path, rows: Sequence[Row], *, quick: bool) -> None:
         f"# Coverage of pruning{' (smoke run: the figures mean nothing)' if quick else ''}\n",
         machine_text(where),
         "Half of the channels of each group, one thread, seconds of processor time. `law`: largest relative\n"
-        "difference from the masked original in float64 (at most 1e-9). `ONNX`: in ONNX Runtime, fp32 (at most 1e-4).\n",
+        "difference from the masked original, float64 (at most 1e-9). `ONNX`: in ONNX Runtime, fp32 (at most 1e-4).\n",
         summary(rows),
         table(HEAD, (cells(row) for row in rows)),
     ]
