@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ Samples = Sequence[int] | Sequence[float] | npt.NDArray[Any]
 _Floats = npt.NDArray[np.float64]
 
 TAIL = 0.025
+_NORMAL = NormalDist()
 FEWEST_FOR_INTERVAL = 6  # of 5 samples, all lie on one side of the median in 2 * 0.5**5 = 6 % of cases
 
 
@@ -43,46 +45,57 @@ def fewest_samples(q: float) -> int:
     return 1 if share == 0.5 else math.ceil(math.log(0.0013) / math.log(share))
 
 
-def percentile(samples: Samples, q: float) -> Estimate | None:
+def percentile(samples: Samples, q: float, tail: float = TAIL) -> Estimate | None:
     """Estimate the `q`-th percentile, in the samples' unit.
 
-    The interval is made of order statistics, so it assumes nothing about the distribution. Where samples depend on
-    their predecessors it is as wide as the number of independent samples that they are worth demands.
+    The interval is made of order statistics, so it assumes nothing about the distribution; between two of them it is
+    interpolated (Beran and Hall, "Interpolated nonparametric prediction intervals and confidence intervals", 1993), so
+    that it holds what it states for few samples too. Where samples depend on their predecessors it is as wide as the
+    number of independent samples that they are worth demands.
 
     Args:
         samples: in the order in which they were taken, shape `(samples,)`.
         q: above 0 and below 100.
+        tail: error on each side.
 
     Returns:
-        The estimate, or None for fewer than `fewest_samples(q)` samples.
+        The estimate, or None for fewer than `fewest_samples(q)` samples. It has no interval where they are worth fewer
+        than three quarters of that.
     """
     x = np.asarray(samples, dtype=np.float64)
     if x.size < fewest_samples(q):
         return None
     value = float(np.percentile(x, q))
-    if x.size < FEWEST_FOR_INTERVAL:
+    worth, freedom = _dependence(x <= value)
+    if x.size < FEWEST_FOR_INTERVAL or worth < 0.75 * fewest_samples(q):
         return Estimate(value)
-    low_rank, high_rank = _ranks_of_dependent(x.size, effective_samples(x <= value), q / 100)
+    low, high = _ranks_of_dependent(x.size, worth, q / 100, student_tail(tail, freedom))
     ordered = np.sort(x)
-    low = float(ordered[low_rank - 1]) if low_rank >= 1 else None
-    high = float(ordered[high_rank - 1]) if high_rank <= x.size else None
-    return Estimate(value, low, high)
+    return Estimate(value, _at_rank(ordered, low), _at_rank(ordered, high))
 
 
-def median_interval(samples: Samples) -> Estimate:
+def _at_rank(ordered: _Floats, rank: float) -> float | None:
+    """Return the order statistic at a 1-based rank, interpolated; None beyond the samples."""
+    if not 1 <= rank <= ordered.size:
+        return None
+    return float(np.interp(rank, np.arange(1, ordered.size + 1), ordered))
+
+
+def median_interval(samples: Samples, tail: float = TAIL) -> Estimate:
     """Estimate the median of one series of at least one sample, in the samples' unit."""
-    found = percentile(samples, 50)
+    found = percentile(samples, 50, tail)
     if found is None:
         raise ValueError("median_interval: got no samples, wanted at least one")
     return found
 
 
-def median_ratio_interval(a_ns: Samples, b_ns: Samples) -> Estimate:
+def median_ratio_interval(a_ns: Samples, b_ns: Samples, tail: float = TAIL) -> Estimate:
     """Estimate the median of the paired ratios `a / b`: above 1 means that b is faster.
 
     Args:
         a_ns: shape `(rounds,)`; sample i was taken in the same round as sample i of `b_ns`.
         b_ns: shape `(rounds,)`, above zero.
+        tail: error on each side.
 
     Raises:
         ValueError: the series differ in length or are empty.
@@ -90,7 +103,7 @@ def median_ratio_interval(a_ns: Samples, b_ns: Samples) -> Estimate:
     a, b = np.asarray(a_ns, dtype=np.float64), np.asarray(b_ns, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"median_ratio_interval: got {a.size} and {b.size} samples, wanted equal numbers")
-    return median_interval(a / np.maximum(b, 1.0))
+    return median_interval(a / np.maximum(b, 1.0), tail)
 
 
 def effective_samples(series: npt.NDArray[Any]) -> float:
@@ -100,12 +113,32 @@ def effective_samples(series: npt.NDArray[Any]) -> float:
     ("Practical Markov chain Monte Carlo", 1992). On short, strongly correlated series it covers better than windows
     that grow with the estimate. The time is never taken to be below 1: anticorrelation does not narrow an interval.
     """
+    return _dependence(series)[0]
+
+
+def _dependence(series: npt.NDArray[Any]) -> tuple[float, float]:
+    """Return what a series is worth, and with how many degrees of freedom that is known.
+
+    An autocorrelation time summed up to lag m of n samples has a relative variance of about 2 (2 m + 1) / n (Sokal,
+    "Monte Carlo methods in statistical mechanics", 1996), which is that of a variance with n / (2 m + 1) degrees.
+    """
     rho = _autocorrelation(series.astype(np.float64))
     pairs = rho[0 : rho.size // 2 * 2 : 2] + rho[1 : rho.size // 2 * 2 : 2]
     negative = np.flatnonzero(pairs <= 0)
     initial = pairs[: negative[0]] if negative.size else pairs
     time = 2 * float(np.minimum.accumulate(initial).sum()) - 1 if initial.size else 1.0
-    return series.size / min(max(time, 1.0), float(series.size))
+    last_lag = max(0, 2 * initial.size - 1)
+    return series.size / min(max(time, 1.0), float(series.size)), series.size / (2 * last_lag + 1)
+
+
+def student_tail(tail: float, freedom: float) -> float:
+    """Return the normal tail beyond the point that Student's t with so many degrees of freedom exceeds with `tail`.
+
+    By the first terms of the expansion in 1 / freedom (Abramowitz and Stegun 26.7.5); below 3 degrees those of 3.
+    """
+    z, nu = -_NORMAL.inv_cdf(tail), max(freedom, 3.0)
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    return _NORMAL.cdf(-(z + first / nu + second / nu**2))
 
 
 def _autocorrelation(series: _Floats) -> _Floats:
@@ -120,22 +153,28 @@ def _autocorrelation(series: _Floats) -> _Floats:
     return np.asarray(np.fft.irfft(spectrum * spectrum.conj(), size)[:n] / power, dtype=np.float64)
 
 
-def _ranks_of_dependent(n: int, worth: float, share: float) -> tuple[int, int]:
+def _ranks_of_dependent(n: int, worth: float, share: float, tail: float) -> tuple[float, float]:
     """Return the 1-based ranks that bound a quantile of `n` samples worth `worth` independent ones."""
     m = min(n, max(FEWEST_FOR_INTERVAL, math.floor(worth)))
-    low, high = _ranks(m, share)
-    if m == n:
-        return low, high
+    low, high = _ranks(m, share, tail)
     stretch = (n + 1) / (m + 1)
-    low_rank = max(1, math.floor(low * stretch)) if low >= 1 else 0
-    return low_rank, min(n, math.ceil(high * stretch)) if high <= m else n + 1
+    return (max(1.0, low * stretch) if low >= 1 else 0.0), (min(float(n), high * stretch) if high <= m else n + 1.0)
 
 
-@lru_cache(maxsize=256)
-def _ranks(n: int, share: float) -> tuple[int, int]:
-    """Return the ranks with at most 2.5 % of the binomial beyond each; 0 or `n + 1` where none has so little."""
+@lru_cache(maxsize=1024)
+def _ranks(n: int, share: float, tail: float) -> tuple[float, float]:
+    """Return the ranks, between whole ones, with `tail` of the binomial beyond each; 0 or `n + 1` where none has it."""
     k = np.arange(n + 1)
     log_factorial = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, n + 1)))))
     log_mass = log_factorial[n] - log_factorial - log_factorial[::-1] + k * math.log(share)
-    below = np.cumsum(np.exp(log_mass + (n - k) * math.log1p(-share)))
-    return int(np.searchsorted(below, TAIL, side="right")), int(np.searchsorted(below, 1 - TAIL, side="left")) + 1
+    mass = np.exp(log_mass + (n - k) * math.log1p(-share))
+    return _rank(mass, tail), n + 1 - _rank(mass[::-1], tail)
+
+
+def _rank(mass: _Floats, tail: float) -> float:
+    """Return the rank with `tail` of a binomial below it, at the least 1 or else 0."""
+    below = np.cumsum(mass)
+    whole = int(np.searchsorted(below, tail, side="right"))
+    if whole == 0:
+        return 0.0
+    return whole + float((tail - below[whole - 1]) / mass[whole])
