@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from .environment import comparison_key
 from .errors import BadPlan
-from .measure import Measurement, interleave
+from .measure import Measurement, measure_all
 from .plan import Plan
-from .runners import Inputs, Target, open_runner
+from .runners import Inputs, Target
 from .sampling import Report
-from .stats import Estimate, median_ratio_interval
+from .stats import Estimate, median_interval, median_ratio_interval
 
 RatioOutcome = Literal["faster", "slower", "same", "unclear"]
 
@@ -65,27 +67,86 @@ def compare(
         BadPlan: a target or its inputs cannot be measured.
         ProfileError: an inference failed.
     """
+    return compare_all((a, b), runtime, plan, inputs, report=report)[0]
+
+
+def compare_all(
+    targets: Sequence[Target],
+    runtime: str = "ort-cpu",
+    plan: Plan | None = None,
+    inputs: Inputs | None = None,
+    *,
+    report: Report | None = None,
+) -> tuple[Comparison, ...]:
+    """Measure several targets interleaved and compare each with the first.
+
+    The intervals hold together: all of them contain their truth with 95 % (Bonferroni), however many there are.
+
+    Args:
+        targets: at least two; the first is what the others are compared against.
+        runtime: see `compare`.
+        plan: see `compare`.
+        inputs: see `compare`.
+        report: see `compare`.
+
+    Raises:
+        RuntimeAbsent: see `compare`.
+        BadPlan: see `compare`; or fewer than two targets.
+        ProfileError: see `compare`.
+    """
+    if len(targets) < 2:
+        raise BadPlan(f"compare: got {len(targets)} target, wanted at least two")
     plan = plan or Plan()
-    with open_runner(a, runtime, plan, inputs) as first, open_runner(b, runtime, plan, inputs) as second:
-        seen = interleave((first, second), plan, report)
-    return compare_measurements(seen[0], seen[1], plan.same_margin)
+    first, *others = measure_all(targets, runtime, plan, inputs, report=report)
+    return tuple(compare_measurements(first, other, plan.same_margin, len(others)) for other in others)
 
 
-def compare_measurements(a: Measurement, b: Measurement, margin: float) -> Comparison:
+def compare_measurements(a: Measurement, b: Measurement, margin: float, together: int = 1) -> Comparison:
     """Compare two measurements of one `interleave`.
 
     Args:
         a: what to compare against.
         b: what is compared.
         margin: a ratio whose whole interval lies within 1 +- margin counts as "same".
+        together: how many comparisons are read as one answer; their intervals hold together.
 
     Raises:
         BadPlan: they were not taken interleaved: environment, plan, number of rounds or group differ.
     """
     _check_paired(a, b)
-    found = median_ratio_interval(a.samples_ns, b.samples_ns)
+    found = median_ratio_interval(a.samples_ns, b.samples_ns, a.tail / together)
     outcome = ratio_outcome(found, margin)
     return Comparison(found.value, found.low, found.high, outcome, _reason(found, outcome, margin, a, b), a, b)
+
+
+def compare_with_stored(stored: Measurement, now: Measurement, allowance: float = 0.05) -> Comparison:
+    """Compare a measurement with one that was taken at another time on the same machine.
+
+    Nothing pairs the two, so that the machine's own change between them is in the ratio, and no interval holds it. A
+    ratio counts as a difference only where its whole interval lies beyond 1 +- `allowance`, and as "same" where it lies
+    within. The interval is that of two independent medians (Donner and Zou, "Closed-form confidence intervals for
+    functions of the normal mean and standard deviation", 2012).
+
+    Args:
+        stored: what to compare against.
+        now: what is compared.
+        allowance: by how much one file may differ from itself between two runs, as a share.
+
+    Raises:
+        BadPlan: environment, runtime, kind of inputs or plan differ.
+    """
+    facts = {"runtime": (stored.runtime, now.runtime), "inputs": (stored.inputs, now.inputs)}
+    _check_alike(stored, now, facts | {"plan": (_how(stored.plan), _how(now.plan))}, "measure both on one machine")
+    found = _ratio_of_medians(stored, now)
+    outcome = ratio_outcome(found, allowance)
+    if outcome != "same" and found.low is not None and found.high is not None:
+        beyond = found.low > 1 + allowance or found.high < 1 - allowance
+        outcome = outcome if beyond else "unclear"
+    reason = (
+        f"the time ratio to the stored run is {found.value:.4g} (95 % interval {_end(found.low)} to "
+        f"{_end(found.high)}); between two runs a difference of up to {allowance:.0%} counts as none"
+    )
+    return Comparison(found.value, found.low, found.high, outcome, reason, stored, now)
 
 
 def ratio_outcome(found: Estimate, margin: float) -> RatioOutcome:
@@ -99,18 +160,39 @@ def ratio_outcome(found: Estimate, margin: float) -> RatioOutcome:
     return "slower" if found.high < 1 else "unclear"
 
 
+def _ratio_of_medians(stored: Measurement, now: Measurement) -> Estimate:
+    a, b = median_interval(stored.samples_ns, stored.tail), median_interval(now.samples_ns, now.tail)
+    ratio = a.value / max(b.value, 1.0)
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return Estimate(ratio)
+    product = a.value * b.value
+    low = product - math.sqrt(max(0.0, product**2 - a.low * b.high * (2 * a.value - a.low) * (2 * b.value - b.high)))
+    high = product + math.sqrt(max(0.0, product**2 - a.high * b.low * (2 * a.value - a.high) * (2 * b.value - b.low)))
+    below, above = b.high * (2 * b.value - b.high), b.low * (2 * b.value - b.low)
+    return Estimate(ratio, low / below, high / above) if below > 0 and above > 0 else Estimate(ratio)
+
+
+def _how(plan: Plan) -> Plan:
+    """Return the part of a plan that changes what is measured, not how precisely."""
+    usual = Plan()
+    free = ("warmup_s", "warmup_cap_s", "budget_s", "min_rounds", "max_rounds", "quantile", "precision", "same_margin")
+    return replace(plan, **{name: getattr(usual, name) for name in free})
+
+
 def _check_paired(a: Measurement, b: Measurement) -> None:
+    facts = {"plan": (a.plan, b.plan), "rounds": (len(a.samples_ns), len(b.samples_ns)), "group": (a.group, b.group)}
+    _check_alike(a, b, facts, "measure them interleaved")
+
+
+def _check_alike(a: Measurement, b: Measurement, facts: Mapping[str, tuple[Any, Any]], fix: str) -> None:
     where_a, where_b = comparison_key(a.environment), comparison_key(b.environment)
-    facts: dict[str, tuple[Any, Any]] = {key: (where_a[key], where_b[key]) for key in where_a}
-    facts["plan"] = a.plan, b.plan
-    facts["rounds"] = len(a.samples_ns), len(b.samples_ns)
-    facts["group"] = a.group, b.group
-    for name, (one, other) in facts.items():
+    for name, (one, other) in ({key: (where_a[key], where_b[key]) for key in where_a} | dict(facts)).items():
         if one != other:
-            raise BadPlan(
-                f"{a.name} and {b.name} cannot be compared: {name} differs ({one} and {other}); "
-                "measure them interleaved"
-            )
+            raise BadPlan(f"{a.name} and {b.name} cannot be compared: {name} differs ({one} and {other}); {fix}")
+
+
+def _end(value: float | None) -> str:
+    return "?" if value is None else f"{value:.4g}"
 
 
 def _reason(found: Estimate, outcome: RatioOutcome, margin: float, a: Measurement, b: Measurement) -> str:

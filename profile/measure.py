@@ -5,20 +5,25 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from array import array
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .affinity import bound
 from .environment import cpu_ticks, environment, steal_share
 from .errors import BadPlan
 from .plan import Plan
 from .runners import Inputs, Runner, Target, open_runner
-from .sampling import Report, Sampled, Turn, collector_off, sample
+from .sampling import Report, Sampled, Turn, Watch, collector_off, sample
+from .sequential import Question, looks, looks_tail, until_decided
 from .stats import Estimate, percentile
-from .stopping import BUDGET, CAP, Rule, sampling_done, warmup_done
+from .stopping import BUDGET, CAP, FLOOR, warmup_done
 
 SCHEMA = 1
 QUANTILES = (50.0, 90.0, 99.0)
+_SERIES = ("samples_ns", "aside_ns", "device_ns")
 _STEAL_NOTED = 0.01
 
 
@@ -37,12 +42,15 @@ class Measurement:
     """Raw latencies of one runner and how they were taken; everything else is derived.
 
     Attributes:
-        samples_ns: one per round, in order, none dropped.
+        samples_ns: one per round, in order; kept as an `array` of 8 bytes each, whatever it is given as.
         inputs: "random" or "given".
-        stop_reason: "precision", "budget" or "max_rounds".
+        stop_reason: "precision", "decided", "noise floor", "budget" or "max_rounds".
         notes: what a reader should know, such as warm-up that did not settle.
         details: of the runner: providers, versions, what a sample includes.
         group: equal for measurements taken interleaved, whose samples are paired by round.
+        aside_ns: samples of windows in which the machine was disturbed, taken again since.
+        device_ns: what the device's own events say of the same rounds; empty where there are none.
+        looks: how often goals were looked at while sampling went on; every interval allows for it.
     """
 
     name: str
@@ -51,17 +59,29 @@ class Measurement:
     sha256: str | None
     plan: Plan
     environment: dict[str, Any]
-    samples_ns: tuple[int, ...]
+    samples_ns: Sequence[int]
     warmup_rounds: int
     inputs: str
     stop_reason: str
     notes: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
     group: str = ""
+    aside_ns: Sequence[int] = ()
+    device_ns: Sequence[int] = ()
+    looks: int = 1
+
+    def __post_init__(self) -> None:
+        for name in _SERIES:
+            object.__setattr__(self, name, array("q", getattr(self, name)))
+
+    @property
+    def tail(self) -> float:
+        """The error on each side of an interval of these samples, so that it holds at every look."""
+        return looks_tail(self.looks)
 
     def percentiles(self) -> tuple[Percentile, ...]:
         """Return those of p50, p90 and p99 that the samples are enough for."""
-        found = ((q, percentile(self.samples_ns, q)) for q in QUANTILES)
+        found = ((q, percentile(self.samples_ns, q, self.tail)) for q in QUANTILES)
         return tuple(_in_ms(q, estimate) for q, estimate in found if estimate is not None)
 
     @property
@@ -84,7 +104,7 @@ class Measurement:
         return {
             "schema": SCHEMA,
             **asdict(self),
-            "samples_ns": list(self.samples_ns),
+            **{name: list(getattr(self, name)) for name in _SERIES},
             "notes": list(self.notes),
             "percentiles": [asdict(one) for one in self.percentiles()],
         }
@@ -100,8 +120,7 @@ class Measurement:
             raise BadPlan(f"measurement: got schema {data.get('schema')!r}, wanted {SCHEMA}; measure again")
         entries = {key: value for key, value in data.items() if key not in ("schema", "percentiles")}
         try:
-            lists = {key: tuple(entries[key]) for key in ("samples_ns", "notes")}
-            return cls(**(entries | lists | {"plan": Plan(**entries["plan"])}))
+            return cls(**(entries | {"notes": tuple(entries["notes"]), "plan": Plan(**entries["plan"])}))
         except (KeyError, TypeError) as fault:
             raise BadPlan(f"measurement: it is not what to_dict writes ({fault}); measure again") from fault
 
@@ -122,9 +141,37 @@ def measure(
         BadPlan: the target or its inputs cannot be measured.
         ProfileError: an inference failed.
     """
-    plan = plan or Plan()
-    with open_runner(target, runtime, plan, inputs) as runner:
-        return interleave((runner,), plan)[0]
+    return measure_all((target,), runtime, plan or Plan(), inputs)[0]
+
+
+def measure_all(
+    targets: Sequence[Target],
+    runtime: str,
+    plan: Plan,
+    inputs: Inputs | None = None,
+    *,
+    questions: Sequence[Question] = (),
+    report: Report | None = None,
+) -> tuple[Measurement, ...]:
+    """Open all targets on the plan's cores and measure them interleaved.
+
+    Args:
+        targets: see `measure`; at least one.
+        runtime: see `measure`.
+        plan: how.
+        inputs: for all; see `open_runner`.
+        questions: see `interleave`.
+        report: see `interleave`.
+
+    Raises:
+        RuntimeAbsent: see `measure`.
+        BadPlan: see `measure`.
+        ProfileError: see `measure`.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(bound(plan))
+        runners = [stack.enter_context(open_runner(target, runtime, plan, inputs)) for target in targets]
+        return interleave(runners, plan, report, questions=questions)
 
 
 def interleave(
@@ -132,7 +179,8 @@ def interleave(
     plan: Plan,
     report: Report | None = None,
     *,
-    rule: Rule = sampling_done,
+    questions: Sequence[Question] = (),
+    watch: Watch | None = None,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> tuple[Measurement, ...]:
     """Sample runners in turn, round by round, so that their samples are paired.
@@ -144,7 +192,8 @@ def interleave(
         runners: open, at least one, all opened with this plan.
         plan: bounds of warm-up and sampling.
         report: called between rounds with the share done and a text, for a progress bar.
-        rule: when sampling may end; by default `sampling_done`. `plan.max_rounds` always holds.
+        questions: goals; sampling ends when all are decided, see `until_decided`.
+        watch: sets disturbed windows aside; None takes them all.
         clock: nanoseconds.
 
     Returns:
@@ -160,7 +209,7 @@ def interleave(
     with collector_off():
         warm = sample(turns, plan, warmup_done, clock)
         before = cpu_ticks()
-        seen = sample(turns, plan, rule, clock, report)
+        seen = sample(turns, plan, until_decided(questions), clock, report, watch)
     notes = _notes(warm, seen, plan, where, _steal(before))
     group = secrets.token_hex(8)
     return tuple(
@@ -171,15 +220,17 @@ def interleave(
             sha256=runner.sha256,
             plan=plan,
             environment=where,
-            samples_ns=tuple(series),
+            samples_ns=series,
             warmup_rounds=len(warm.series[0]),
             inputs=runner.inputs,
             stop_reason=seen.reason,
             notes=notes,
             details=dict(runner.details),
             group=group,
+            aside_ns=aside,
+            looks=looks(plan) if questions else 1,
         )
-        for runner, series in zip(runners, seen.series, strict=True)
+        for runner, series, aside in zip(runners, seen.series, seen.aside, strict=True)
     )
 
 
@@ -202,11 +253,20 @@ def _notes(warm: Sampled, seen: Sampled, plan: Plan, where: dict[str, Any], stea
     found = {
         f"warm-up had not settled after {plan.warmup_cap_s:g} s": warm.reason == CAP,
         f"the budget of {plan.budget_s:g} s ended sampling after {rounds} rounds": seen.reason == BUDGET,
+        f"more samples no longer narrowed the intervals, after {rounds} rounds: the machine changes its pace": (
+            seen.reason == FLOOR
+        ),
+        f"{len(seen.aside[0])} rounds were set aside and taken again: {_causes(seen)}": len(seen.aside[0]) > 0,
+        f"{seen.endured} disturbed windows were kept, since a quarter of the budget had gone to such": seen.endured > 0,
         f"{plan.threads} threads were asked for on {cores} usable cores": plan.threads > cores,
         f"the machine was busy before: load {load:.1f} on {cores} usable cores": load > cores / 2,
         f"the hypervisor withheld {steal:.1%} of processor time while sampling": steal > _STEAL_NOTED,
     }
     return tuple(text for text, holds in found.items() if holds)
+
+
+def _causes(seen: Sampled) -> str:
+    return ", ".join(f"{cause} ({count} x)" for cause, count in seen.disturbances.items())
 
 
 def _in_ms(q: float, found: Estimate) -> Percentile:

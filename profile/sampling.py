@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol, final
 
 import numpy as np
 
@@ -16,7 +19,8 @@ from .stopping import MAX_ROUNDS, Rule
 Report = Callable[[float, str], None]
 """Takes the share that is done (0 to 1) and what is going on."""
 
-_REPORT_EVERY_NS = 250_000_000
+_WINDOW_NS = 250_000_000
+_ALLOWANCE = 0.25
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,21 @@ class Turn:
 
 @dataclass(frozen=True)
 class Sampled:
-    """What a loop saw: nanoseconds per turn and round, and why it ended."""
+    """What a loop saw.
 
-    series: tuple[list[int], ...]
+    Attributes:
+        series: nanoseconds per turn and round.
+        reason: why the loop ended.
+        aside: the same of rounds that were set aside, since the machine was disturbed meanwhile.
+        disturbances: what disturbed it, and in how many windows.
+        endured: how many disturbed windows were kept, since a quarter of the budget had gone to such already.
+    """
+
+    series: tuple[array[int], ...]
     reason: str
+    aside: tuple[array[int], ...] = ()
+    disturbances: Mapping[str, int] = field(default_factory=dict)
+    endured: int = 0
 
 
 def orders(count: int, seed: int) -> Iterator[tuple[int, ...]]:
@@ -48,33 +63,98 @@ def orders(count: int, seed: int) -> Iterator[tuple[int, ...]]:
 
 
 def sample(
-    turns: Sequence[Turn], plan: Plan, rule: Rule, clock: Callable[[], int], report: Report | None = None
+    turns: Sequence[Turn],
+    plan: Plan,
+    rule: Rule,
+    clock: Callable[[], int],
+    report: Report | None = None,
+    watch: Watch | None = None,
 ) -> Sampled:
     """Run all turns round by round until the rule gives a reason, at most `plan.max_rounds` rounds.
 
+    Rounds are kept in windows of about a quarter of a second. A window in which the machine was disturbed is set aside
+    and taken again, until a quarter of the budget has gone that way. Samples themselves never decide over this.
+
     Args:
         turns: at least one.
-        plan: `seed` for the order, `settle_runs`, `max_rounds`, and what the rule reads from it.
+        plan: `seed` for the order, `settle_runs`, `max_rounds`, `budget_s`, and what the rule reads from it.
         rule: asked after every round; see `stopping.py`.
         clock: returns nanoseconds that never go back.
         report: called between rounds, about four times a second.
+        watch: asked between windows whether the machine was disturbed; None: it never is.
 
     Raises:
         ProfileError: a turn's call raised.
     """
-    series: tuple[list[int], ...] = tuple([] for _ in turns)
-    start = reported = clock()
-    for done, order in zip(range(1, plan.max_rounds + 1), orders(len(turns), plan.seed), strict=False):
+    windows = _Windows(len(turns), watch, _ALLOWANCE * plan.budget_s, clock())
+    start = reported = windows.began
+    for done, order in enumerate(orders(len(turns), plan.seed), 1):
         for i in order:
-            series[i].append(_time(turns[i], plan.settle_runs, clock))
+            windows.series[i].append(_time(turns[i], plan.settle_runs, clock))
         now = clock()
-        reason = rule(series, (now - start) / 1e9, plan)
-        if reason is not None:
-            return Sampled(series, reason)
-        if report is not None and now - reported >= _REPORT_EVERY_NS:
-            report(_share(done, (now - start) / 1e9, plan), f"round {done}")
+        elapsed_s = (now - start) / 1e9
+        reason = rule(windows.series, elapsed_s, plan) or (MAX_ROUNDS if windows.rounds >= plan.max_rounds else None)
+        if reason is not None or now - windows.began >= _WINDOW_NS:
+            repeat = windows.close(now) and elapsed_s < plan.budget_s
+            if reason is not None and not repeat:
+                return windows.sampled(reason)
+            windows.began = clock()
+        if report is not None and now - reported >= _WINDOW_NS:
+            report(_share(windows.rounds, elapsed_s, plan), f"round {done}")
             reported = now
-    return Sampled(series, MAX_ROUNDS)
+    raise AssertionError("orders never end")
+
+
+class Watch(Protocol):
+    """Looks at the machine, never at samples."""
+
+    def disturbance(self) -> str | None:
+        """Say what disturbed the machine since the last call, or None."""
+
+    def rest(self) -> None:
+        """Wait before the next window, after a disturbed one."""
+
+
+@final
+class _Windows:
+    """The rounds so far; those since `began` may still be set aside."""
+
+    def __init__(self, count: int, watch: Watch | None, allowance_s: float, now: int) -> None:
+        self.series: tuple[array[int], ...] = tuple(array("q") for _ in range(count))
+        self.began = now
+        self._aside: tuple[array[int], ...] = tuple(array("q") for _ in range(count))
+        self._kept = 0
+        self._watch = watch
+        self._allowance_ns = allowance_s * 1e9
+        self._disturbances: Counter[str] = Counter()
+        self._endured = 0
+
+    @property
+    def rounds(self) -> int:
+        """Those kept, and those of the open window."""
+        return len(self.series[0])
+
+    def close(self, now: int) -> bool:
+        """End the window: keep it, or set it aside and return True."""
+        reason = None if self._watch is None else self._watch.disturbance()
+        if self._watch is None or reason is None:
+            self._kept = self.rounds
+            return False
+        self._disturbances[reason] += 1
+        self._allowance_ns -= now - self.began
+        if self._allowance_ns < 0:
+            self._endured += 1
+            self._kept = self.rounds
+            return False
+        for series, aside in zip(self.series, self._aside, strict=True):
+            aside.extend(series[self._kept :])
+            del series[self._kept :]
+        self._watch.rest()
+        return True
+
+    def sampled(self, reason: str) -> Sampled:
+        """Return what was seen."""
+        return Sampled(self.series, reason, self._aside, dict(self._disturbances), self._endured)
 
 
 def _time(turn: Turn, settle_runs: int, clock: Callable[[], int]) -> int:

@@ -128,7 +128,9 @@ def _dependence(series: npt.NDArray[Any]) -> tuple[float, float]:
     initial = pairs[: negative[0]] if negative.size else pairs
     time = 2 * float(np.minimum.accumulate(initial).sum()) - 1 if initial.size else 1.0
     last_lag = max(0, 2 * initial.size - 1)
-    return series.size / min(max(time, 1.0), float(series.size)), series.size / (2 * last_lag + 1)
+    if time <= 1:
+        return float(series.size), math.inf
+    return series.size / min(time, float(series.size)), series.size / (2 * last_lag + 1)
 
 
 def student_tail(tail: float, freedom: float) -> float:

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shipworthy.profile.compare import compare, compare_measurements, ratio_outcome
+from shipworthy.profile.compare import compare, compare_all, compare_measurements, compare_with_stored, ratio_outcome
 from shipworthy.profile.errors import BadPlan, ProfileError
-from shipworthy.profile.measure import Measurement, interleave, measure
+from shipworthy.profile.goals import Goal
+from shipworthy.profile.measure import Measurement, interleave, measure, measure_all
 from shipworthy.profile.plan import Plan
 from shipworthy.profile.runners import open_runner
+from shipworthy.profile.sequential import Question, looks
 from shipworthy.profile.stats import Estimate
 
 Chain = Callable[[int], Path]
@@ -184,3 +186,83 @@ def test_measurements_that_are_not_paired_are_refused(changes: dict[str, Any], w
     a = invented("a", np.full(50, 1e6))
     with refused(f"a and a cannot be compared: {what} differs"):
         compare_measurements(a, replace(a, **changes), 0.02)
+
+
+def test_several_are_compared_with_the_first_in_one_run(chain: Chain) -> None:
+    """Each of two others is compared with the first, from one interleaved run."""
+    plan = Plan(warmup_s=0.02, warmup_cap_s=0.2, budget_s=2.0, min_rounds=60, max_rounds=300, precision=0.05)
+    slow, fast = compare_all((chain(20), chain(80), chain(2)), plan=plan)
+    assert (slow.outcome, fast.outcome) == ("slower", "faster")
+    assert slow.a == fast.a
+    assert slow.b.group == fast.b.group
+    with refused("compare: got 1 target, wanted at least two"):
+        compare_all((chain(2),))
+
+
+def test_intervals_that_hold_together_are_wider() -> None:
+    """Of five comparisons read as one answer each has a wider interval than it has alone."""
+    generator = np.random.default_rng(0)
+    a, b = (invented(name, generator.normal(1e6, 1e5, 400)) for name in "ab")
+    alone, together = compare_measurements(a, b, 0.02), compare_measurements(a, b, 0.02, together=5)
+    assert alone.ratio == together.ratio
+    assert (together.low or 9) < (alone.low or 0)
+    assert (together.high or 0) > (alone.high or 9)
+
+
+def test_no_false_alarm_among_many_equals() -> None:
+    """Comparing twenty equal files with one finds a difference somewhere in few of many tries."""
+    generator = np.random.default_rng(1)
+    alarms = 0
+    for _ in range(60):
+        first, *others = (invented("m", generator.normal(1e6, 3e5, 150)) for _ in range(21))
+        found = [compare_measurements(first, other, 0.0, together=20).outcome for other in others]
+        alarms += any(one in ("faster", "slower") for one in found)
+    assert alarms <= 8
+
+
+@pytest.mark.parametrize(
+    ("factor", "outcome"), [(1.0, "same"), (1.04, "same"), (1.0526, "unclear"), (1.2, "slower"), (0.8, "faster")]
+)
+def test_a_stored_run_allows_for_what_differs_between_runs(factor: float, outcome: str) -> None:
+    """A difference within the allowance is none, one wholly beyond it is one, between them it stays unclear."""
+    generator = np.random.default_rng(2)
+    stored = invented("m", generator.normal(1e6, 1e4, 400))
+    now = invented("m", factor * generator.normal(1e6, 1e4, 400))
+    assert compare_with_stored(stored, now, 0.05).outcome == outcome
+
+
+def test_the_ratio_of_two_independent_medians_is_covered() -> None:
+    """The interval of the ratio to a stored run contains the truth in about 95 % of tries."""
+    generator = np.random.default_rng(3)
+    found = []
+    for _ in range(300):
+        stored, now = (invented("m", generator.normal(mean, 1e5, 120)) for mean in (2e6, 1e6))
+        found.append(compare_with_stored(stored, now))
+    assert 0.92 <= np.mean([(one.low or 9) <= 2 <= (one.high or 0) for one in found]) <= 0.99
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"environment": {"cpu": "another"}}, "cpu"),
+        ({"runtime": "torch"}, "runtime"),
+        ({"inputs": "random"}, "inputs"),
+        ({"plan": Plan(threads=2)}, "plan"),
+    ],
+)
+def test_a_stored_run_of_elsewhere_is_refused(changes: dict[str, Any], what: str) -> None:
+    """Only runs of one machine, runtime, kind of inputs and plan are compared; budgets may differ."""
+    a = invented("a", np.full(50, 1e6))
+    assert compare_with_stored(a, replace(a, plan=Plan(budget_s=1.0))).outcome == "same"
+    with refused(f"a and a cannot be compared: {what} differs"):
+        compare_with_stored(a, replace(a, **changes))
+
+
+def test_goals_end_sampling_and_widen_the_intervals(chain: Chain) -> None:
+    """Sampling ends when every goal is decided, and the intervals then allow for the looks in between."""
+    plan = Plan(warmup_s=0.02, warmup_cap_s=0.2, budget_s=5.0, min_rounds=30, max_rounds=3000, precision=0.0)
+    seen = measure_all((chain(2),), "ort-cpu", plan, questions=[Question(Goal("latency_p50_ms", max=1000.0))])[0]
+    assert (seen.stop_reason, seen.looks) == ("decided", looks(plan))
+    assert len(seen.samples_ns) < 300
+    one_look = replace(seen, looks=1)
+    assert (one_look.percentiles()[0].high_ms or 9e9) < (seen.percentiles()[0].high_ms or 9e9)

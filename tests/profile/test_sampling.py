@@ -47,7 +47,7 @@ def test_every_runner_runs_once_a_round_and_is_timed_exactly() -> None:
     stage = Stage()
     plan = Plan(min_rounds=1, max_rounds=7, settle_runs=2)
     seen = sample([stage.turn("a", 30), stage.turn("b", 50)], plan, never, stage.clock)
-    assert seen.series == ([30] * 7, [50] * 7)
+    assert [list(one) for one in seen.series] == [[30] * 7, [50] * 7]
     assert stage.ran.count("a") == stage.ran.count("b") == 7 * 3
 
 
@@ -116,3 +116,46 @@ def test_the_collector_is_off_inside_and_back_on_after_a_fault() -> None:
     with pytest.raises(KeyError):
         fail()
     assert gc.isenabled()
+
+
+class Disturbed:
+    """A watch that finds the machine disturbed in windows of these numbers."""
+
+    def __init__(self, windows: set[int]) -> None:
+        self.windows, self.seen, self.rested = windows, 0, 0
+
+    def disturbance(self) -> str | None:
+        """Tell of one window after the other."""
+        self.seen += 1
+        return "a neighbour" if self.seen in self.windows else None
+
+    def rest(self) -> None:
+        """Count."""
+        self.rested += 1
+
+
+def test_a_disturbed_window_is_set_aside_and_taken_again() -> None:
+    """What was sampled while the machine was disturbed is kept apart, with its cause, and replaced."""
+    stage, watch = Stage(), Disturbed({2})
+    plan = Plan(budget_s=100.0, settle_runs=0, min_rounds=1, max_rounds=20)
+    seen = sample([stage.turn("a", SECOND // 10), stage.turn("b", 1)], plan, never, stage.clock, None, watch)
+    assert (len(seen.series[0]), len(seen.aside[0]), len(seen.aside[1])) == (20, 3, 3)
+    assert (seen.disturbances, seen.endured, watch.rested) == ({"a neighbour": 1}, 0, 1)
+
+
+def test_a_machine_that_is_always_disturbed_is_endured() -> None:
+    """After a quarter of the budget disturbed windows are kept, so that there is a result, and counted."""
+    stage, watch = Stage(), Disturbed(set(range(1, 1000)))
+    plan = Plan(budget_s=10.0, settle_runs=0)
+    seen = sample([stage.turn("a", SECOND // 10)], plan, sampling_done, stage.clock, None, watch)
+    assert seen.reason == "budget"
+    assert 20 <= len(seen.aside[0]) <= 28
+    assert len(seen.series[0]) + len(seen.aside[0]) == 100
+    assert seen.endured > 0
+
+
+def test_a_disturbed_last_window_does_not_end_sampling() -> None:
+    """A rule that would end sampling on rounds that are then set aside is asked again on those that replace them."""
+    stage, watch = Stage(), Disturbed({1})
+    seen = sample([stage.turn("a", 1000)], Plan(min_rounds=40), sampling_done, stage.clock, None, watch)
+    assert (len(seen.series[0]), len(seen.aside[0]), seen.reason) == (40, 40, "precision")

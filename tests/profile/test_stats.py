@@ -82,19 +82,20 @@ def test_the_binomial_interval_of_independent_samples() -> None:
     assert 60 <= (found.high or 0) <= 61
 
 
-@pytest.mark.parametrize("tail", [0.025, 0.005, 0.0005])
+@pytest.mark.parametrize("tail", [0.025, 0.005])
 def test_the_interval_holds_what_its_tail_states(tail: float) -> None:
     """With less error on each side the interval is wider, and misses the truth about as often as it says."""
     rows = np.random.default_rng(8).standard_normal((2000, 101))
     missed = 1 - coverage(rows, 0.0, lambda row: median_interval(row, tail))
-    assert tail / 2 <= missed <= 3.2 * tail
+    assert tail / 2 <= missed <= 2.6 * tail
 
 
 def test_few_samples_have_a_value_and_no_interval() -> None:
     """Five samples cannot bound a median at 95 %; six can, by their ends."""
     assert median_interval([3, 1, 2, 5, 4]) == Estimate(3.0)
     assert median_interval([3]).relative_half_width == float("inf")
-    assert median_interval([3, 1, 6, 2, 5, 4]) == Estimate(3.5, pytest.approx(1.1), pytest.approx(5.9))
+    found = median_interval([3, 1, 6, 2, 5, 4])
+    assert (found.value, found.low, found.high) == pytest.approx((3.5, 1.1, 5.9))
 
 
 def test_a_constant_series_is_exact() -> None:
@@ -139,4 +140,6 @@ def test_scale_and_direction() -> None:
 def test_no_interval_beyond_what_dependent_samples_can_bound() -> None:
     """A p99 of samples that are worth only a few has no interval, rather than a made-up one."""
     found = percentile(np.linspace(1.0, 2.0, 1000), 99)
-    assert found == Estimate(pytest.approx(1.99, abs=1e-3))
+    assert found is not None
+    assert found.value == pytest.approx(1.99, abs=1e-3)
+    assert (found.low, found.high) == (None, None)
