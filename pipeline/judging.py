@@ -10,6 +10,7 @@ from typing import Any
 from ..models.metrics import Estimate, agreement, paired_drop
 from ..profile.goals import Goal, GoalVerdict, Outcome, Reading, judge
 from .measuring import Measured
+from .recipe_metrics import latency_quantile
 from .stages import Exported
 
 QUALITY = ("accuracy", "macro_recall", "agreement", "accuracy_drop")
@@ -109,7 +110,7 @@ def _size(metric: str, evidence: Evidence) -> Reading:
 
 
 def _latency(goal: Goal, evidence: Evidence, measured: Measured) -> Reading:
-    q = float(goal.metric.removeprefix("latency_p").removesuffix("_ms"))
+    q = latency_quantile(goal.metric)
     measurement = measured.latency[evidence.artifact.step]
     found = next((p for p in measurement.percentiles() if p.q == q), None)
     if found is None:

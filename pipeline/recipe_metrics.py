@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,3 +46,9 @@ METRICS: dict[str, Metric] = {
     "agreement": _SHARE,
     "accuracy_drop": Metric("points", "max", needs_data=True, low=-100.0, high=100.0),
 }
+
+
+def latency_quantile(metric: str) -> float | None:
+    """Return 90 of `latency_p90_ms`, and None of a metric that is no latency."""
+    found = re.fullmatch(r"latency_p(\d+)_ms", metric)
+    return float(found[1]) if found else None
