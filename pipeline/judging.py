@@ -125,7 +125,12 @@ def _latency(goal: Goal, evidence: Evidence, measured: Measured) -> Reading:
 def _speedup(goal: Goal, evidence: Evidence, measured: Measured) -> Reading:
     found = measured.comparison(evidence.baseline.step, evidence.artifact.step)
     if found is None:
-        return Reading(absent="nothing was compressed: the artifact is the baseline")
+        same = evidence.baseline.step == evidence.artifact.step
+        return Reading(
+            absent="nothing was compressed: the artifact is the baseline"
+            if same
+            else "the uncompressed model was not measured there"
+        )
     if found.low is None or found.high is None:
         return Reading(absent="too few rounds for an interval; raise budget_seconds")
     return Reading(found.ratio, found.low, found.high, "x")

@@ -26,6 +26,9 @@ from .recipe_metrics import latency_quantile
 from .stages import Exported
 from .store import Facts, Stage, Store
 
+Given = tuple[dict[str, Any] | None, str | None]
+"""Real inputs, and the fingerprint of the data that they are of."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -43,35 +46,67 @@ class Measured:
         return compare_measurements(self.latency[baseline], self.latency[artifact], self.latency[baseline].plan.same_margin)  # fmt: skip # noqa: E501
 
 
-def measure_stage(store: Store, recipe: Recipe, files: list[Exported], data: Dataset | None) -> list[Measured]:
-    """Measure latency of all steps and memory of the first and last, in every runtime of the recipe."""
-    return [_measured(store, recipe, name, files, data) for name in recipe.profile.runtimes]
+@dataclass(frozen=True)
+class Target:
+    """A file to measure: the step it belongs to, and the runtime of the profiler that runs it."""
+
+    step: str
+    path: Path
+    sha256: str
+    runtime: str
 
 
-def _measured(store: Store, recipe: Recipe, runtime: str, files: list[Exported], data: Dataset | None) -> Measured:
+def measure_stage(
+    store: Store, recipe: Recipe, files: list[Exported], engine: Stage | None, data: Dataset | None
+) -> list[Measured]:
+    """Measure latency of all steps and memory of the first and last, in every runtime of the recipe.
+
+    TensorRT runs the engine alone: the other steps have none.
+    """
+    inputs = _real_inputs(files[0], data, recipe.profile.batch)
+    fingerprint = data.fingerprint if data else None
+    found = []
+    for runtime in recipe.profile.runtimes:
+        targets = _targets(runtime, files, engine)
+        found.append(_measured(store, recipe, runtime, targets, (inputs, fingerprint)))
+    return found
+
+
+def _targets(runtime: str, files: list[Exported], engine: Stage | None) -> list[Target]:
+    if runtime != "tensorrt":
+        return [Target(file.step, file.path, file.file.facts["sha256"], runtime) for file in files]
+    if engine is None:
+        return []
+    flavour = engine.facts["manifest"]["flavour"]
+    return [Target(files[-1].step, engine.folder / "model.engine", engine.facts["sha256"], flavour)]
+
+
+def _measured(store: Store, recipe: Recipe, runtime: str, targets: list[Target], given: Given) -> Measured:
+    if not targets:
+        return Measured(runtime, {}, {}, "the recipe exports no engine; add `tensorrt` to `export`")
     try:
-        return _read(_runtime_stage(store, recipe, runtime, files, data), runtime)
+        return _read(_runtime_stage(store, recipe, runtime, targets, given), runtime)
     except RuntimeAbsent as fault:
         # No finished stage: the next run looks again.
         return Measured(runtime, {}, {}, str(fault))
 
 
-def _runtime_stage(store: Store, recipe: Recipe, runtime: str, files: list[Exported], data: Dataset | None) -> Stage:
-    part = recipe.profile
-    asked = questions(recipe.goals, runtime, len(files))
+def _runtime_stage(store: Store, recipe: Recipe, runtime: str, targets: list[Target], real: Given) -> Stage:
+    part, (inputs, fingerprint) = recipe.profile, real
+    asked = questions(recipe.goals, runtime, len(targets))
     plan = Plan(batch=part.batch, threads=part.threads, budget_s=part.budget_seconds)
 
     def make(folder: Path) -> Facts:
-        inputs = _real_inputs(files[0], data, part.batch)
-        seen = _interleaved(store, files, runtime, plan, inputs, asked)
-        held = {f.step: asdict(peak_memory(f.path, runtime, plan, inputs)) for f in (files[0], files[-1])}
+        seen = _interleaved(store, targets, plan, inputs, asked)
+        ends = {one.step: one for one in (targets[0], targets[-1])}
+        held = {step: asdict(peak_memory(one.path, one.runtime, plan, inputs)) for step, one in ends.items()}
         (folder / "latency.json").write_text(json.dumps({k: m.to_dict() for k, m in seen.items()}), encoding="utf-8")
         return {"memory": held}
 
     given = {
-        "files": {f.step: f.file.facts["sha256"] for f in files},
+        "files": {one.step: one.sha256 for one in targets},
         "plan": asdict(plan),
-        "data": data.fingerprint if data else None,
+        "data": fingerprint,
         "environment": comparison_key(environment()),
     }
     stage = store.run(f"measure-{runtime}", given, make)
@@ -99,19 +134,14 @@ def questions(goals: Sequence[Goal], runtime: str, files: int) -> tuple[Question
 
 
 def _interleaved(
-    store: Store,
-    files: list[Exported],
-    runtime: str,
-    plan: Plan,
-    inputs: dict[str, Any] | None,
-    asked: Sequence[Question],
+    store: Store, targets: list[Target], plan: Plan, inputs: dict[str, Any] | None, asked: Sequence[Question]
 ) -> dict[str, Measurement]:
     def report(share: float, _text: str) -> None:
         store.progress.advance(round(1000 * share), 1000)
 
-    paths = [file.path for file in files]
-    seen = measure_all(paths, runtime, plan, inputs, questions=asked, report=report)
-    return {f.step: one for f, one in zip(files, seen, strict=True)}
+    paths = [one.path for one in targets]
+    seen = measure_all(paths, targets[0].runtime, plan, inputs, questions=asked, report=report)
+    return {target.step: one for target, one in zip(targets, seen, strict=True)}
 
 
 def _real_inputs(file: Exported, data: Dataset | None, batch: int) -> dict[str, Any] | None:
