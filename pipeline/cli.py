@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from .cli_build import build
+from .cli_doctor import doctor
 from .cli_models import engine, export, inspect, parity
-from .cli_profile import compare, doctor, profile
+from .cli_profile import compare, profile
 
 app = typer.Typer(
     help="Make a trained PyTorch model smaller and faster, measure the file that ships, and get one verdict.",

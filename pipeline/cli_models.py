@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..models.errors import BadInput
-from .cli_output import Answer, Debug, Input, Json, Weights, check_file, columns, command, numbers
+from .cli_output import Answer, Debug, Input, Json, Weights, check_file, columns, command, numbers, read_npz
 
 if TYPE_CHECKING:
     from ..models.model import Model, TensorSpec
@@ -65,7 +65,7 @@ def inspect(  # noqa: PLR0913 (the parameters of a command are its options)
         from .group_picture import check_picture
 
         check_picture(picture)
-    model = _load(source, weights, input)
+    model = load_source(source, weights, input)
     from ..models.summary import summarize
 
     found = summarize(model)
@@ -126,7 +126,7 @@ def export(  # noqa: PLR0913 (the parameters of a command are its options)
 
     with showing() as progress:
         progress.stage("load")
-        model = _load(source, weights, input)
+        model = load_source(source, weights, input)
         if precision is Precision.INT8:
             progress.stage("calibrate")
             model = _quantized(model, str(data), calibration)
@@ -180,8 +180,8 @@ def parity(
         check_file(samples, "an .npz file of inputs")
     from ..export.parity import parity as compare_outputs
 
-    truth: Any = check_file(Path(reference), "an ONNX file") if reference.endswith(".onnx") else _load(reference)
-    found = compare_outputs(truth, candidate, samples=_samples(samples))
+    truth: Any = check_file(Path(reference), "an ONNX file") if reference.endswith(".onnx") else load_source(reference)
+    found = compare_outputs(truth, candidate, samples=read_npz(samples) if samples else None)
     head = ("output", "max abs", "relative", "cosine", "top-1 agreement", "tolerance", "verdict")
     rows = [
         (o.name, f"{o.max_abs:.3g}", f"{o.relative:.3g}", f"{o.cosine:.6f}", _share(o.top1_agreement),
@@ -192,7 +192,8 @@ def parity(
     return Answer(columns([head, *rows]) + f"\n\n{end}", found, 0 if found.passed else 1)
 
 
-def _load(source: str, weights: Path | None = None, shape: str | None = None) -> Model:
+def load_source(source: str, weights: Path | None = None, shape: str | None = None) -> Model:
+    """Load and capture what a MODEL argument names."""
     example = numbers(shape, "--input", "3,224,224")
     from ..models.sources import load
 
@@ -204,19 +205,6 @@ def _quantized(model: Model, source: str, examples: int) -> Model:
     from ..models.data import open_data
 
     return Quantize(calibration=examples)(model, data=open_data(source)).model
-
-
-def _samples(path: Path | None) -> Any:
-    """Read named inputs; pickled arrays are refused."""
-    if path is None:
-        return None
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as held:
-            return {name: held[name] for name in held.files}
-    except (ValueError, OSError, EOFError, AttributeError, TypeError) as fault:
-        raise BadInput(f"{path}: not an .npz file of plain arrays ({fault}); write it with numpy.savez") from fault
 
 
 def _written(made: Any) -> str:

@@ -140,3 +140,19 @@ def check_file(path: Path, what: str) -> Path:
     if not path.is_file():
         raise BadInput(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; wanted {what}")
     return path
+
+
+def read_npz(path: Path) -> dict[str, Any]:
+    """Read arrays by name; pickled ones are refused.
+
+    Raises:
+        BadInput: no such file, or not one of plain arrays.
+    """
+    import numpy as np
+
+    check_file(path, "an .npz file of inputs")
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            return {name: held[name] for name in held.files}
+    except (ValueError, OSError, EOFError, AttributeError, TypeError) as fault:
+        raise BadInput(f"{path}: not an .npz file of plain arrays ({fault}); write it with numpy.savez") from fault

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Self, final
+from typing import TYPE_CHECKING, Any, final
 
 from .errors import BadPlan
+from .opening import refuse_cuda_graph
 from .plan import Plan
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 @final
@@ -16,7 +20,7 @@ class CallableRunner:
     """Calls a function with preset arguments. What it starts asynchronously it must wait for itself.
 
     Raises:
-        BadPlan: the target is a path, or not callable.
+        BadPlan: the target is a path, or not callable, or the plan asks for a CUDA graph.
     """
 
     runtime = "callable"
@@ -29,6 +33,7 @@ class CallableRunner:
     ) -> None:
         if isinstance(target, str | os.PathLike) or not callable(target):
             raise BadPlan(f"{target!r}: runtime callable takes a Python callable; for an ONNX file use runtime ort-cpu")
+        refuse_cuda_graph(plan, self.runtime)
         self.name = str(getattr(target, "__qualname__", type(target).__qualname__))
         self.plan = plan
         self.details: dict[str, Any] = {"transfers": "as the callable does them"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from .environment import comparison_key
@@ -136,7 +136,7 @@ def compare_with_stored(stored: Measurement, now: Measurement, allowance: float 
         BadPlan: environment, runtime, kind of inputs or plan differ.
     """
     facts = {"runtime": (stored.runtime, now.runtime), "inputs": (stored.inputs, now.inputs)}
-    _check_alike(stored, now, facts | {"plan": (_how(stored.plan), _how(now.plan))}, "measure both on one machine")
+    _check_alike(stored, now, facts | _plans(_how(stored.plan), _how(now.plan)), "measure both alike on one machine")
     found = _ratio_of_medians(stored, now)
     outcome = ratio_outcome(found, allowance)
     if outcome != "same" and found.low is not None and found.high is not None:
@@ -180,8 +180,8 @@ def _how(plan: Plan) -> Plan:
 
 
 def _check_paired(a: Measurement, b: Measurement) -> None:
-    facts = {"plan": (a.plan, b.plan), "rounds": (len(a.samples_ns), len(b.samples_ns)), "group": (a.group, b.group)}
-    _check_alike(a, b, facts, "measure them interleaved")
+    facts = {"rounds": (len(a.samples_ns), len(b.samples_ns)), "group": (a.group, b.group)}
+    _check_alike(a, b, _plans(a.plan, b.plan) | facts, "measure them interleaved")
 
 
 def _check_alike(a: Measurement, b: Measurement, facts: Mapping[str, tuple[Any, Any]], fix: str) -> None:
@@ -189,6 +189,10 @@ def _check_alike(a: Measurement, b: Measurement, facts: Mapping[str, tuple[Any, 
     for name, (one, other) in ({key: (where_a[key], where_b[key]) for key in where_a} | dict(facts)).items():
         if one != other:
             raise BadPlan(f"{a.name} and {b.name} cannot be compared: {name} differs ({one} and {other}); {fix}")
+
+
+def _plans(a: Plan, b: Plan) -> dict[str, tuple[Any, Any]]:
+    return {f"plan.{part.name}": (getattr(a, part.name), getattr(b, part.name)) for part in fields(Plan)}
 
 
 def _end(value: float | None) -> str:

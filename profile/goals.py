@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum
 
 from .errors import BadPlan
 
 
-class Outcome(StrEnum):
+class Outcome(str, Enum):  # noqa: UP042 (StrEnum came with Python 3.11; this runs on devices that have 3.10)
     """The three answers."""
+
+    __str__ = str.__str__
 
     MET = "met"
     MISSED = "missed"

@@ -8,14 +8,17 @@ import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from .affinity import bound
+from .device_state import summary
+from .device_watch import open_watch
 from .environment import cpu_ticks, environment, steal_share
 from .errors import BadPlan
 from .plan import Plan
-from .runners import Inputs, Runner, Target, open_runner
+from .runners import Inputs, Runner, Target, device_time_ns, on_gpu, open_runner
 from .sampling import Report, Sampled, Turn, Watch, collector_off, sample
 from .sequential import Question, looks, looks_tail, until_decided
 from .stats import Estimate, percentile
@@ -171,7 +174,11 @@ def measure_all(
     with ExitStack() as stack:
         stack.enter_context(bound(plan))
         runners = [stack.enter_context(open_runner(target, runtime, plan, inputs)) for target in targets]
-        return interleave(runners, plan, report, questions=questions)
+        device = "cuda" if any(map(on_gpu, runners)) else "cpu"
+        watch = stack.enter_context(open_watch(device, plan.threads, plan.affinity))
+        seen = interleave(runners, plan, report, questions=questions, watch=watch)
+        state = {"device_state": summary(watch.spans)} | ({"device_unseen": watch.absent} if watch.absent else {})
+        return tuple(replace(one, details=one.details | state) for one in seen)
 
 
 def interleave(
@@ -205,7 +212,7 @@ def interleave(
     """
     _check(runners, plan)
     where = environment()
-    turns = [Turn(runner.name, runner.run) for runner in runners]
+    turns = [Turn(runner.name, runner.run, partial(device_time_ns, runner)) for runner in runners]
     with collector_off():
         warm = sample(turns, plan, warmup_done, clock)
         before = cpu_ticks()
@@ -228,9 +235,10 @@ def interleave(
             details=dict(runner.details),
             group=group,
             aside_ns=aside,
+            device_ns=device,
             looks=looks(plan) if questions else 1,
         )
-        for runner, series, aside in zip(runners, seen.series, seen.aside, strict=True)
+        for runner, series, aside, device in zip(runners, seen.series, seen.aside, seen.device, strict=True)
     )
 
 

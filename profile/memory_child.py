@@ -13,10 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from .arena import trace_arena
+from .child import REPLY
 from .errors import BadPlan, ProfileError, RuntimeAbsent
-from .memory import INPUTS, MODULES, REPLY, REQUEST
+from .memory import INPUTS, MODULES, REQUEST
+from .memory_limit import lacks_memory, limited, status_bytes
 from .plan import Plan
-from .runners import open_runner
+from .runners import Runner, open_runner
+from .torch_program import load_program
 
 _RUNS = 10
 
@@ -25,24 +29,72 @@ def main(folder: Path) -> int:
     """Answer the request in `folder`; return the exit code."""
     request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     try:
-        _answer(folder, request)
-    except BadPlan as fault:
-        _add(folder, {"refused": str(fault), "absent": isinstance(fault, RuntimeAbsent)})
+        (_trace if request["trace"] else _answer)(folder, request)
     except Exception as fault:
-        kind = "" if isinstance(fault, ProfileError) else f"{type(fault).__name__}: "
-        _add(folder, {"failed": f"{kind}{fault}"})
+        _add(folder, _told(fault))
     return 0
 
 
+def _told(fault: Exception) -> dict[str, Any]:
+    """Say what went wrong. A runtime that cannot load a file for lack of memory has not been given a bad one."""
+    lack = isinstance(fault, MemoryError) or lacks_memory(str(fault))
+    if isinstance(fault, BadPlan) and not lack:
+        return {"refused": str(fault), "absent": isinstance(fault, RuntimeAbsent)}
+    plain = isinstance(fault, ProfileError) or (isinstance(fault, MemoryError) and fault.args)
+    kind = "" if plain else f"{type(fault).__name__}: "
+    return {"failed": f"{kind}{str(fault).strip()}", "fits": False if lack else None}
+
+
 def _answer(folder: Path, request: dict[str, Any]) -> None:
+    plan = Plan(**request["plan"])
     _import(MODULES[request["runtime"]])
-    _add(folder, {"runtime_bytes": _resident()})
-    inputs = dict(np.load(folder / INPUTS)) if (folder / INPUTS).is_file() else None
-    with open_runner(request["target"], request["runtime"], Plan(**request["plan"]), inputs) as runner:
-        _add(folder, {"loaded_bytes": _resident()})
-        for _ in range(_RUNS):
-            runner.run()
-        _add(folder, {"peak_bytes": _peak()})
+    bare = _resident()
+    _add(folder, {"runtime_bytes": bare})
+    with limited(request["limit_bytes"], bare, plan.threads), _open(folder, request, plan) as runner:
+        _add(folder, {"loaded_bytes": _resident()} | _plain(runner.details))
+        _add(folder, _run(runner))
+
+
+def _run(runner: Runner) -> dict[str, Any]:
+    """Run a few times, and return the peak of the whole process, and that of the runs where it can be told apart."""
+    opening = _peak()
+    apart = _forget_peak()
+    on_gpu = _torch_on_gpu(runner)
+    for _ in range(_RUNS):
+        runner.run()
+    running = _peak()
+    found: dict[str, Any] = {"peak_bytes": max(opening, running), **on_gpu()}
+    return found | ({"running_bytes": running} if apart else {})
+
+
+def _torch_on_gpu(runner: Runner) -> Any:
+    """Return a call that tells what torch's allocator on the GPU held beyond what it holds now.
+
+    Not run on a GPU yet.
+    """
+    if not runner.runtime.startswith("torch") or runner.details.get("device") != "cuda":
+        return dict
+    cuda = importlib.import_module("torch").cuda
+    before = cuda.memory_allocated()
+    cuda.reset_peak_memory_stats()
+    return lambda: {"allocated_bytes": cuda.max_memory_allocated() - before}
+
+
+def _trace(folder: Path, request: dict[str, Any]) -> None:
+    found = trace_arena(Path(request["target"]), request["providers"], Plan(**request["plan"]), _inputs(folder))
+    _add(folder, {"activation_bytes": None if found is None else found.activation_bytes})
+
+
+def _open(folder: Path, request: dict[str, Any], plan: Plan) -> Runner:
+    target, runtime, inputs = request["target"], request["runtime"], _inputs(folder)
+    if runtime.startswith("torch"):
+        module, tensors = load_program(Path(target), plan, inputs)
+        return open_runner(module, runtime, plan, tensors)
+    return open_runner(target, runtime, plan, inputs)
+
+
+def _inputs(folder: Path) -> dict[str, Any] | None:
+    return dict(np.load(folder / INPUTS)) if (folder / INPUTS).is_file() else None
 
 
 def _import(module: str) -> None:
@@ -50,6 +102,12 @@ def _import(module: str) -> None:
         importlib.import_module(module)
     except ImportError as fault:
         raise RuntimeAbsent(f"{module} is not installed; pip install {module}") from fault
+
+
+def _plain(details: dict[str, Any]) -> dict[str, Any]:
+    """Keep those details of a runner that the parent reads."""
+    names = ("device", "providers", "weights_bytes", "workspace_bytes")
+    return {name: details[name] for name in names if name in details}
 
 
 def _add(folder: Path, entries: dict[str, Any]) -> None:
@@ -62,12 +120,12 @@ def _add(folder: Path, entries: dict[str, Any]) -> None:
 
 
 def _resident() -> int:
-    return _status("VmRSS") or int(_psutil_memory().rss)
+    return status_bytes("VmRSS") or int(_psutil_memory().rss)
 
 
 def _peak() -> int:
     """Return the high-water mark. `ru_maxrss` will not do on Linux: it starts at the size of the forking parent."""
-    found = _status("VmHWM")
+    found = status_bytes("VmHWM")
     if found is not None:
         return found
     info = _psutil_memory()
@@ -78,12 +136,13 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _status(key: str) -> int | None:
-    path = Path("/proc/self/status")
-    if not path.is_file():
-        return None
-    lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
-    return next((int(words[1]) * 1024 for words in lines if words and words[0] == f"{key}:"), None)
+def _forget_peak() -> bool:
+    """Let the high-water mark start anew at what is resident now; tell whether the system can."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
 
 
 def _psutil_memory() -> Any:

@@ -5,16 +5,25 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from .callable_runner import CallableRunner
-from .errors import BadPlan, RuntimeAbsent
-from .ort_runner import CPU, CUDA, OrtRunner
+from .command_runner import CommandRunner
+from .devices import GPU_RUNTIMES
+from .engine_file import RTX, TENSORRT
+from .engine_runner import EngineRunner
+from .errors import BadPlan
+from .ort_runner import OrtRunner
+from .ort_session import CPU, CUDA
+from .ort_session import TENSORRT as ORT_TENSORRT
 from .plan import Plan
 from .torch_runner import TorchRunner
 
-Target = str | os.PathLike[str] | Callable[..., Any]
-"""A file, a callable, or a torch module (which is a callable)."""
+if TYPE_CHECKING:
+    from typing import Self
+
+Target = str | os.PathLike[str] | Callable[..., Any] | Sequence[str]
+"""A file, a callable, a torch module (which is a callable), or a command line, whole or as its words."""
 
 Inputs = Mapping[str, Any] | Sequence[Any]
 """By name, or in order for a callable and a torch module."""
@@ -55,6 +64,31 @@ class Runner(Protocol):
     def __exit__(self, *fault: object) -> None: ...
 
 
+@runtime_checkable
+class HasDeviceClock(Protocol):
+    """A runner that can say how long its last run took by the device's own clock."""
+
+    def device_time_ns(self) -> int | None:
+        """Return nanoseconds, or None where the runner works on the CPU."""
+
+
+def device_time_ns(runner: Runner) -> int | None:
+    """Return what the last run took by the device's own clock, in nanoseconds.
+
+    A GPU notes two times itself, before and after the run's work: they leave out the host's calls and its waiting, and
+    include copies where `plan.transfers` does.
+
+    Returns:
+        None where there is no such clock: on the CPU, and in ONNX Runtime, which keeps its stream to itself.
+    """
+    return runner.device_time_ns() if isinstance(runner, HasDeviceClock) else None
+
+
+def on_gpu(runner: Runner) -> bool:
+    """Tell whether a runner's inferences run on a GPU."""
+    return runner.runtime in GPU_RUNTIMES or runner.details.get("device") == "cuda"
+
+
 Opener = Callable[[Any, Plan, Inputs | None], Runner]
 
 
@@ -66,19 +100,36 @@ def _ort_cuda(target: Target, plan: Plan, inputs: Inputs | None) -> Runner:
     return OrtRunner(target, CUDA, plan, inputs)
 
 
-def _engine(target: Target, plan: Plan, inputs: Inputs | None) -> Runner:
-    raise RuntimeAbsent(
-        "runtime tensorrt: this version builds TensorRT engines but does not run them; measure with ort-cpu"
-    )
+def _ort_tensorrt(target: Target, plan: Plan, inputs: Inputs | None) -> Runner:
+    return OrtRunner(target, ORT_TENSORRT, plan, inputs)
+
+
+def _torch(target: Target, plan: Plan, inputs: Inputs | None) -> Runner:
+    return TorchRunner(target, plan, inputs, compile=False)
+
+
+def _torch_compile(target: Target, plan: Plan, inputs: Inputs | None) -> Runner:
+    return TorchRunner(target, plan, inputs, compile=True)
+
+
+def _tensorrt(target: Target, plan: Plan, inputs: Inputs | None) -> Runner:
+    return EngineRunner(target, TENSORRT, plan, inputs)
+
+
+def _rtx(target: Target, plan: Plan, inputs: Inputs | None) -> Runner:
+    return EngineRunner(target, RTX, plan, inputs)
 
 
 RUNTIMES: dict[str, Opener] = {
     "ort-cpu": _ort_cpu,
     "ort-cuda": _ort_cuda,
-    "torch": TorchRunner,
+    "ort-tensorrt": _ort_tensorrt,
+    "torch": _torch,
+    "torch-compile": _torch_compile,
+    "tensorrt": _tensorrt,
+    "rtx": _rtx,
     "callable": CallableRunner,
-    "tensorrt": _engine,
-    "rtx": _engine,
+    "command": CommandRunner,
 }
 
 
@@ -86,14 +137,16 @@ def open_runner(target: Target, runtime: str, plan: Plan, inputs: Inputs | None 
     """Open a target in a runtime, with its inputs in place. Use it as a context manager.
 
     Args:
-        target: a path to an ONNX file, a callable, or a torch module in evaluation mode.
+        target: a path to an ONNX file or an engine, a torch module in evaluation mode, a callable, or a command line.
         runtime: a key of `RUNTIMES`.
-        plan: batch, threads and seed matter here.
+        plan: batch, threads, seed, and on a GPU transfers and CUDA graph matter here.
         inputs: arrays by name for a file; arguments in order or by name otherwise. Files get random inputs if None.
 
     Raises:
         RuntimeAbsent: the runtime is not installed, or its device is not there.
-        BadPlan: an unknown runtime, a target that this runtime cannot take, or inputs that do not fit.
+        BadPlan: an unknown runtime, a target that this runtime cannot take, inputs that do not fit, or a CUDA graph
+            of what is not on a GPU.
+        ProfileError: a first run on a GPU failed.
     """
     return opener(runtime)(target, plan, inputs)
 

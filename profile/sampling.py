@@ -25,10 +25,11 @@ _ALLOWANCE = 0.25
 
 @dataclass(frozen=True)
 class Turn:
-    """What takes turns: a name for messages and the call to time."""
+    """What takes turns: a name for messages, the call to time, and what its device's clock says of the last one."""
 
     name: str
     run: Callable[[], None]
+    device_ns: Callable[[], int | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Sampled:
         aside: the same of rounds that were set aside, since the machine was disturbed meanwhile.
         disturbances: what disturbed it, and in how many windows.
         endured: how many disturbed windows were kept, since a quarter of the budget had gone to such already.
+        device: like `series`, by the clocks of the turns' devices; empty for a turn without one.
     """
 
     series: tuple[array[int], ...]
@@ -48,6 +50,7 @@ class Sampled:
     aside: tuple[array[int], ...] = ()
     disturbances: Mapping[str, int] = field(default_factory=dict)
     endured: int = 0
+    device: tuple[array[int], ...] = ()
 
 
 def orders(count: int, seed: int) -> Iterator[tuple[int, ...]]:
@@ -86,11 +89,14 @@ def sample(
     Raises:
         ProfileError: a turn's call raised.
     """
+    if watch is not None:
+        watch.begin()
     windows = _Windows(len(turns), watch, _ALLOWANCE * plan.budget_s, clock())
     start = reported = windows.began
     for done, order in enumerate(orders(len(turns), plan.seed), 1):
         for i in order:
             windows.series[i].append(_time(turns[i], plan.settle_runs, clock))
+            windows.add_device_time(i, turns[i])
         now = clock()
         elapsed_s = (now - start) / 1e9
         reason = rule(windows.series, elapsed_s, plan) or (MAX_ROUNDS if windows.rounds >= plan.max_rounds else None)
@@ -108,6 +114,9 @@ def sample(
 class Watch(Protocol):
     """Looks at the machine, never at samples."""
 
+    def begin(self) -> None:
+        """Let the first window begin now."""
+
     def disturbance(self) -> str | None:
         """Say what disturbed the machine since the last call, or None."""
 
@@ -123,6 +132,7 @@ class _Windows:
         self.series: tuple[array[int], ...] = tuple(array("q") for _ in range(count))
         self.began = now
         self._aside: tuple[array[int], ...] = tuple(array("q") for _ in range(count))
+        self._device: tuple[array[int], ...] = tuple(array("q") for _ in range(count))
         self._kept = 0
         self._watch = watch
         self._allowance_ns = allowance_s * 1e9
@@ -133,6 +143,12 @@ class _Windows:
     def rounds(self) -> int:
         """Those kept, and those of the open window."""
         return len(self.series[0])
+
+    def add_device_time(self, place: int, turn: Turn) -> None:
+        """Add what the turn's device says of its last call."""
+        told = None if turn.device_ns is None else turn.device_ns()
+        if told is not None:
+            self._device[place].append(told)
 
     def close(self, now: int) -> bool:
         """End the window: keep it, or set it aside and return True."""
@@ -149,12 +165,14 @@ class _Windows:
         for series, aside in zip(self.series, self._aside, strict=True):
             aside.extend(series[self._kept :])
             del series[self._kept :]
+        for device in self._device:
+            del device[self._kept :]
         self._watch.rest()
         return True
 
     def sampled(self, reason: str) -> Sampled:
         """Return what was seen."""
-        return Sampled(self.series, reason, self._aside, dict(self._disturbances), self._endured)
+        return Sampled(self.series, reason, self._aside, dict(self._disturbances), self._endured, self._device)
 
 
 def _time(turn: Turn, settle_runs: int, clock: Callable[[], int]) -> int:

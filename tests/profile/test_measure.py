@@ -174,7 +174,7 @@ def test_the_reason_fits_the_outcome() -> None:
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"plan": Plan(batch=8)}, "plan"),
+        ({"plan": Plan(batch=8)}, "plan.batch"),
         ({"samples_ns": (1, 2, 3)}, "rounds"),
         ({"group": "another"}, "group"),
         ({"environment": {"cpu": "another"}}, "cpu"),
@@ -247,7 +247,7 @@ def test_the_ratio_of_two_independent_medians_is_covered() -> None:
         ({"environment": {"cpu": "another"}}, "cpu"),
         ({"runtime": "torch"}, "runtime"),
         ({"inputs": "random"}, "inputs"),
-        ({"plan": Plan(threads=2)}, "plan"),
+        ({"plan": Plan(threads=2)}, "plan.threads"),
     ],
 )
 def test_a_stored_run_of_elsewhere_is_refused(changes: dict[str, Any], what: str) -> None:

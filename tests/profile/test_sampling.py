@@ -124,6 +124,9 @@ class Disturbed:
     def __init__(self, windows: set[int]) -> None:
         self.windows, self.seen, self.rested = windows, 0, 0
 
+    def begin(self) -> None:
+        """Nothing is to be begun."""
+
     def disturbance(self) -> str | None:
         """Tell of one window after the other."""
         self.seen += 1

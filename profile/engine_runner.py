@@ -1,0 +1,215 @@
+"""Run a TensorRT engine, without torch. Not run on a GPU yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from .cuda_stream import Cuda, import_cuda
+from .engine_file import (
+    Flavour,
+    check_profile,
+    empty_output,
+    import_trt,
+    load_engine,
+    open_context,
+    specs,
+)
+from .errors import BadPlan, ProfileError
+from .inputs import Array, InputSpec, check_inputs, random_inputs
+from .opening import closed, sha256_of, target_file, transfers_on_gpu
+from .plan import Plan
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """An input's or output's address on the GPU, and its array on the host: page-locked where it is copied."""
+
+    address: int
+    host: Array
+
+
+@final
+class EngineRunner:
+    """Runs an engine on a stream of its own and waits for it; with `plan.cuda_graph` it launches a captured graph.
+
+    Opening runs it once, so that what TensorRT and CUDA do lazily is done. A sample ends when the stream is idle. The
+    device's own time is taken by events around the work and includes copies where a sample does. Not run on a GPU yet.
+
+    Raises:
+        RuntimeAbsent: no driver, no GPU, or TensorRT or cuda-bindings is not installed.
+        BadPlan: no such file, not an engine for this TensorRT and GPU, or inputs that do not fit.
+        ProfileError: CUDA or TensorRT failed.
+    """
+
+    def __init__(self, target: Any, flavour: Flavour, plan: Plan, inputs: Any = None) -> None:
+        api, trt = import_cuda(flavour.runtime), import_trt(flavour)
+        path = target_file(target, flavour.runtime, "a TensorRT engine")
+        self.name, self.file, self.sha256 = path.name, str(path), sha256_of(path)
+        self.runtime, self.plan = flavour.runtime, plan
+        self.inputs = "random" if inputs is None else "given"
+        self.run: Callable[[], None] = self._run
+        self._loaded: Any = None
+        self._context: Any = None
+        self._cuda = Cuda(api)
+        try:
+            self._open(trt, path, inputs)
+        except BaseException:
+            # The fault that ended the opening says more than one that follows from it.
+            with suppress(ProfileError):
+                self._cuda.close()
+            raise
+
+    def device_time_ns(self) -> int:
+        """Return the last run's nanoseconds by the GPU's own clock.
+
+        Raises:
+            ProfileError: the runner is closed, or CUDA failed.
+        """
+        self._check_open()
+        return self._cuda.elapsed_ns(self._start, self._end)
+
+    @property
+    def context(self) -> Any:
+        """TensorRT's execution context, ready to be enqueued; it belongs to the runner.
+
+        Raises:
+            ProfileError: the runner is closed.
+        """
+        self._check_open()
+        return self._context
+
+    def outputs(self) -> dict[str, Array]:
+        """Return the last run's outputs by name, copied to the host.
+
+        Raises:
+            ProfileError: the runner is closed, or CUDA failed.
+        """
+        self._check_open()
+        found = {name: np.empty_like(buffer.host) for name, buffer in self._outputs.items()}
+        for name, array in found.items():
+            self._cuda.fetch(array, self._outputs[name].address)
+        self._cuda.synchronize()
+        return found
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        """Wait for the stream, and free memory, context and engine."""
+        self._cuda.close()
+
+    def _open(self, trt: Any, path: Path, inputs: Any) -> None:
+        self._cuda.at_close(self._drop)
+        self._loaded = load_engine(trt, path)
+        declared, outputs = specs(trt, self._loaded.engine, str(path))
+        feeds = _feeds(declared, self.plan, inputs, str(path))
+        check_profile(self._loaded.engine, feeds, str(path))
+        self._context, compiled = open_context(trt, self._loaded)
+        self._set_shapes(feeds)
+        made = {spec.name: empty_output(trt, self._loaded.engine, self._context, spec, str(path)) for spec in outputs}
+        self._inputs, self._outputs = self._buffers(feeds), self._buffers(made)
+        self._start, self._end = self._cuda.event(), self._cuda.event()
+        self._work = self._prepared()
+        self._run()
+        self.details: dict[str, Any] = _details(trt, self._loaded.engine, self.plan, feeds) | {"kernels": compiled}
+
+    def _set_shapes(self, feeds: Mapping[str, Array]) -> None:
+        self._demand("its optimization profile", self._context.set_optimization_profile_async(0, self._cuda.stream))
+        self._cuda.synchronize()
+        for name, array in feeds.items():
+            self._demand(f"shape {array.shape} of '{name}'", self._context.set_input_shape(name, tuple(array.shape)))
+
+    def _buffers(self, arrays: Mapping[str, Array]) -> dict[str, Buffer]:
+        return {name: self._buffer(name, array) for name, array in arrays.items()}
+
+    def _buffer(self, name: str, array: Array) -> Buffer:
+        address = self._cuda.device_memory(array.nbytes)
+        self._demand(f"the address of '{name}'", self._context.set_tensor_address(name, address))
+        return Buffer(address, self._cuda.pinned_like(array) if self.plan.transfers else array)
+
+    def _prepared(self) -> Callable[[], None]:
+        """Put the inputs in place, run once, and return the work, captured where the plan asks for it.
+
+        Raises:
+            BadPlan: the engine's work cannot be captured.
+        """
+        work = self._copying if self.plan.transfers else self._enqueue
+        self._send()
+        work()
+        self._cuda.synchronize()
+        if not self.plan.cuda_graph:
+            return work
+        capturable = getattr(self._context, "is_stream_capturable", None)
+        if capturable is not None and not capturable(self._cuda.stream):
+            raise BadPlan(f"{self.name}: TensorRT cannot put this engine into a CUDA graph; set cuda_graph=False")
+        return self._cuda.captured(work)
+
+    def _run(self) -> None:
+        self._cuda.record(self._start)
+        self._work()
+        self._cuda.record(self._end)
+        self._cuda.synchronize()
+
+    def _copying(self) -> None:
+        self._send()
+        self._enqueue()
+        for buffer in self._outputs.values():
+            self._cuda.fetch(buffer.host, buffer.address)
+
+    def _send(self) -> None:
+        for buffer in self._inputs.values():
+            self._cuda.send(buffer.address, buffer.host)
+
+    def _enqueue(self) -> None:
+        self._demand("the inference", self._context.execute_async_v3(self._cuda.stream))
+
+    def _demand(self, what: str, accepted: bool) -> None:
+        """Raise where TensorRT answers no.
+
+        Raises:
+            ProfileError: with what TensorRT logged.
+        """
+        if not accepted:
+            raise ProfileError(f"{self.name}: TensorRT refused {what} ({self._loaded.complaint()})")
+
+    def _check_open(self) -> None:
+        if self._context is None:
+            closed(self.name)
+
+    def _drop(self) -> None:
+        """Let go of TensorRT's objects, the context before its engine; their stream is still there."""
+        self.run = partial(closed, self.name)
+        self._context = None
+        self._loaded = None
+
+
+def _feeds(declared: list[InputSpec], plan: Plan, inputs: Any, where: str) -> dict[str, Array]:
+    if inputs is None:
+        return random_inputs(declared, plan.batch, plan.seed, where)
+    if not isinstance(inputs, Mapping):
+        raise BadPlan(f"{where}: got inputs as a {type(inputs).__name__}, wanted a dict of arrays by input name")
+    return check_inputs(declared, inputs, plan.batch, where)
+
+
+def _details(trt: Any, engine: Any, plan: Plan, feeds: Mapping[str, Array]) -> dict[str, Any]:
+    return {
+        "version": trt.__version__,
+        "device": "cuda",
+        "layers": engine.num_layers,
+        "workspace_bytes": engine.device_memory_size_v2,
+        "optimization_profile": 0,
+        "cuda_graph": plan.cuda_graph,
+        "transfers": transfers_on_gpu(plan),
+        "wait": "cudaStreamSynchronize after each run",
+        "input_shapes": {name: list(array.shape) for name, array in feeds.items()},
+    }
