@@ -31,7 +31,7 @@ Runtime = Annotated[
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Examples an inference.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads inside one operator.")]
-Budget = Annotated[float, typer.Option(min=0.0, help="Seconds of sampling at the most.")]
+Budget = Annotated[float, typer.Option(min=0.0, help="Seconds of sampling at the most, for each figure.")]
 Precision = Annotated[float, typer.Option(help="Half width of an interval that ends sampling, as a share.")]
 Percentile = Annotated[float, typer.Option(help="The percentile that is to be so precise.")]
 Samples = Annotated[Path | None, typer.Option(help="Inputs by name in an .npz file; random ones by default.")]

@@ -1,4 +1,7 @@
-"""What `profile` adds to the warm latency: one table of sections, each with its text and its data."""
+"""What `profile` adds to the warm latency: one table of sections, each with its text and its data.
+
+Each takes the plan's budget at the most, memory, energy and layers aside, which take what they need.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,10 @@ def _energy(request: Request) -> Section:
 def _cold(request: Request) -> Section:
     from ..profile.cold import cold_start, lines
 
-    found = cold_start(request.target, request.runtime, request.plan, request.inputs, report=request.report)
+    plan = request.plan
+    found = cold_start(
+        request.target, request.runtime, plan, request.inputs, budget_s=plan.budget_s, report=request.report
+    )
     return "\n".join(lines(found)), found.to_dict()
 
 
@@ -83,7 +89,7 @@ def _gaps(request: Request) -> Section:
         runner = stack.enter_context(open_runner(request.target, request.runtime, plan, request.inputs))
         device = "cuda" if on_gpu(runner) else "cpu"
         watch = stack.enter_context(open_watch(device, plan.threads, plan.affinity))
-        found = gap_latency(runner, report=request.report, watch=watch)
+        found = gap_latency(runner, budget_s=plan.budget_s, report=request.report, watch=watch)
     return "\n".join(lines(found)), found.to_dict()
 
 
@@ -97,9 +103,11 @@ def _throughput(request: Request) -> Section:
 def _concurrency(request: Request) -> Section:
     from ..profile.concurrency import concurrency, lines
 
+    plan = request.plan
     found = concurrency(
-        request.target, request.runtime, plan=request.plan, inputs=request.inputs, report=request.report
-    )
+        request.target, request.runtime, _CALLERS, plan, request.inputs,
+        max(plan.budget_s / len(_CALLERS), _LEAST_S), report=request.report,
+    )  # fmt: skip
     return "\n".join(lines(found)), found.to_dict()
 
 
@@ -122,6 +130,9 @@ def _layers(request: Request) -> Section:
         texts.append(f"wrote   {request.picture}")
     return "\n\n".join(texts), found.to_dict() | {"roofline": ceilings.to_dict()}
 
+
+_CALLERS = (1, 2, 4)
+_LEAST_S = 0.2
 
 SECTIONS: dict[str, Callable[[Request], Section]] = {
     "memory": _memory,
