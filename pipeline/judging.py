@@ -125,12 +125,9 @@ def _latency(goal: Goal, evidence: Evidence, measured: Measured) -> Reading:
 def _speedup(goal: Goal, evidence: Evidence, measured: Measured) -> Reading:
     found = measured.comparison(evidence.baseline.step, evidence.artifact.step)
     if found is None:
-        same = evidence.baseline.step == evidence.artifact.step
-        return Reading(
-            absent="nothing was compressed: the artifact is the baseline"
-            if same
-            else "the uncompressed model was not measured there"
-        )
+        if evidence.baseline.step == evidence.artifact.step:
+            return Reading(absent="nothing was compressed: the artifact is the baseline")
+        return Reading(absent="the uncompressed model was not measured there")
     if found.low is None or found.high is None:
         return Reading(absent="too few rounds for an interval; raise budget_seconds")
     return Reading(found.ratio, found.low, found.high, "x")
@@ -143,10 +140,30 @@ def _memory(goal: Goal, evidence: Evidence, measured: Measured) -> Reading:
     return Reading(memory.peak_bytes / MB, unit="MB")
 
 
+def _throughput(goal: Goal, evidence: Evidence, measured: Measured) -> Reading:
+    """Return examples a second, back to back: the batch over the median latency."""
+    found = _latency(Goal("latency_p50_ms", max=1.0), evidence, measured)
+    if found.value is None or found.low is None or found.high is None:
+        return found
+    examples = 1e3 * measured.latency[evidence.artifact.step].plan.batch
+    return Reading(examples / found.value, examples / found.high, examples / found.low, "examples/s")
+
+
+def _energy(goal: Goal, evidence: Evidence, measured: Measured) -> Reading:
+    found = measured.energy or {"absent": "it was not measured"}
+    if found["absent"]:
+        return Reading(absent=found["absent"])
+    if found["low"] is None or found["high"] is None:
+        return Reading(absent="the windows are worth too few for an interval of the energy")
+    return Reading(1e3 * found["joules"], 1e3 * found["low"], 1e3 * found["high"], "mJ")
+
+
 _ON_DEVICE: dict[str, Callable[[Goal, Evidence, Measured], Reading]] = {
     "latency_p50_ms": _latency,
     "latency_p90_ms": _latency,
     "latency_p99_ms": _latency,
     "speedup": _speedup,
+    "throughput": _throughput,
+    "energy_mj": _energy,
     "peak_memory_mb": _memory,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,16 @@ import numpy as np
 import torch
 
 from ..models.data import Dataset
+from ..profile.affinity import bound
 from ..profile.compare import Comparison, compare_measurements
+from ..profile.energy import energy_per_inference
 from ..profile.environment import comparison_key, environment
 from ..profile.errors import RuntimeAbsent
 from ..profile.goals import Goal, Outcome
 from ..profile.measure import Measurement, measure_all
 from ..profile.memory import Memory, peak_memory
 from ..profile.plan import Plan
+from ..profile.runners import open_runner
 from ..profile.sequential import Question
 from ..profile.stopping import BUDGET, MAX_ROUNDS
 from .recipe import Recipe
@@ -32,12 +35,16 @@ Given = tuple[dict[str, Any] | None, str | None]
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured in one runtime, by step; `absent` says why there is nothing."""
+    """What was measured in one runtime, by step; `absent` says why there is nothing.
+
+    `energy` is of the last step, as `Energy.to_dict` has it, or None where no goal asks for it.
+    """
 
     runtime: str
     latency: Mapping[str, Measurement]
     memory: Mapping[str, Memory]
     absent: str | None = None
+    energy: Mapping[str, Any] | None = None
 
     def comparison(self, baseline: str, artifact: str) -> Comparison | None:
         """Return the paired ratio of two steps, None where either was not measured."""
@@ -85,16 +92,18 @@ def _measured(store: Store, recipe: Recipe, runtime: str, targets: list[Target],
     if not targets:
         return Measured(runtime, {}, {}, "the recipe exports no engine; add `tensorrt` to `export`")
     try:
-        return _read(_runtime_stage(store, recipe, runtime, targets, given), runtime)
+        seen = _read(_runtime_stage(store, recipe, runtime, targets, given), runtime)
+        asked = any(goal.metric == "energy_mj" and goal.on == runtime for goal in recipe.goals)
+        return replace(seen, energy=_energy(store, recipe, targets[-1], given)) if asked else seen
     except RuntimeAbsent as fault:
         # No finished stage: the next run looks again.
         return Measured(runtime, {}, {}, str(fault))
 
 
 def _runtime_stage(store: Store, recipe: Recipe, runtime: str, targets: list[Target], real: Given) -> Stage:
-    part, (inputs, fingerprint) = recipe.profile, real
-    asked = questions(recipe.goals, runtime, len(targets))
-    plan = Plan(batch=part.batch, threads=part.threads, budget_s=part.budget_seconds)
+    inputs, fingerprint = real
+    plan = _plan(recipe)
+    asked = questions(recipe.goals, runtime, len(targets), plan.batch)
 
     def make(folder: Path) -> Facts:
         seen = _interleaved(store, targets, plan, inputs, asked)
@@ -115,6 +124,34 @@ def _runtime_stage(store: Store, recipe: Recipe, runtime: str, targets: list[Tar
     return stage
 
 
+def _plan(recipe: Recipe) -> Plan:
+    part = recipe.profile
+    return Plan(batch=part.batch, threads=part.threads, budget_s=part.budget_seconds)
+
+
+def _energy(store: Store, recipe: Recipe, target: Target, real: Given) -> Facts:
+    """Measure the joules of one inference of the file that ships."""
+    inputs, fingerprint = real
+    plan = _plan(recipe)
+
+    def make(folder: Path) -> Facts:
+        with bound(plan), open_runner(target.path, target.runtime, plan, inputs) as runner:
+            found = energy_per_inference(runner)
+        if found.absent:
+            raise NoCounter(found.absent)
+        return found.to_dict()
+
+    given = {"file": target.sha256, "plan": asdict(plan), "data": fingerprint, "at": comparison_key(environment())}
+    try:
+        return store.run(f"energy-{target.runtime}", given, make).facts
+    except NoCounter as fault:
+        return {"absent": str(fault)}
+
+
+class NoCounter(Exception):
+    """No counter of energy can be read, so that there is no finished stage, and the next run looks again."""
+
+
 def _ended_too_soon(seen: Sequence[Measurement], asked: Sequence[Question]) -> bool:
     """Tell whether sampling once ended, for goals that were others then, before these were decided."""
     if seen[0].stop_reason in (BUDGET, MAX_ROUNDS):
@@ -123,14 +160,21 @@ def _ended_too_soon(seen: Sequence[Measurement], asked: Sequence[Question]) -> b
     return any(question.outcome(series, seen[0].tail) is Outcome.UNCLEAR for question in asked)
 
 
-def questions(goals: Sequence[Goal], runtime: str, files: int) -> tuple[Question, ...]:
-    """Return what samples decide: goals on latency and speed-up in this runtime, of the last file against the first."""
-    here = [goal for goal in goals if goal.on == runtime]
-    latency = [Question(goal, files - 1, quantile) for goal in here if (quantile := latency_quantile(goal.metric))]
-    return (
-        *latency,
-        *(Question(goal, files - 1, against=0) for goal in here if goal.metric == "speedup" and files > 1),
-    )
+def questions(goals: Sequence[Goal], runtime: str, files: int, batch: int) -> tuple[Question, ...]:
+    """Return what samples decide in this runtime: goals on the last file's latency, and on its speed-up over the first.
+
+    A goal on throughput is one on the median: back to back, an inference of a batch takes that long.
+    """
+    last, found = files - 1, []
+    for goal in (goal for goal in goals if goal.on == runtime):
+        quantile = latency_quantile(goal.metric)
+        if quantile is not None:
+            found.append(Question(goal, last, quantile))
+        if goal.metric == "speedup" and files > 1:
+            found.append(Question(goal, last, against=0))
+        if goal.metric == "throughput" and goal.min:
+            found.append(Question(Goal("latency_p50_ms", max=1e3 * batch / goal.min, on=runtime), last))
+    return tuple(found)
 
 
 def _interleaved(

@@ -38,6 +38,8 @@ METRICS: dict[str, Metric] = {
     "latency_p90_ms": _LATENCY,
     "latency_p99_ms": _LATENCY,
     "speedup": Metric("x", "min", on_runtime=True),
+    "throughput": Metric("examples/s", "min", on_runtime=True),
+    "energy_mj": Metric("mJ", "max", on_runtime=True),
     "peak_memory_mb": Metric("MB", "max", on_runtime=True),
     "size_mb": Metric("MB", "max"),
     "size_ratio": Metric("of the baseline", "max"),

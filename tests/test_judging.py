@@ -10,7 +10,7 @@ import pytest
 
 from shipworthy.export.artifact import Target
 from shipworthy.pipeline.judging import Evidence, doubts, judge_goals, quality
-from shipworthy.pipeline.measuring import Measured
+from shipworthy.pipeline.measuring import Measured, questions
 from shipworthy.pipeline.record import ArtifactRow, ParityRow, RunRecord
 from shipworthy.pipeline.stages import Exported
 from shipworthy.pipeline.store import Stage
@@ -92,6 +92,7 @@ def test_a_drop_is_paired_and_shares_are_per_cent(tmp_path: Path) -> None:
         (Goal("latency_p99_ms", max=1, on="ort-cpu"), "9 samples are too few for p99; raise budget_seconds"),
         (Goal("speedup", min=1, on="ort-cpu"), "nothing was compressed"),
         (Goal("peak_memory_mb", max=1, on="ort-cpu"), "killed by SIGKILL"),
+        (Goal("energy_mj", max=1, on="ort-cpu"), "it was not measured"),
     ],
 )
 def test_what_was_not_measured_is_unclear_with_its_reason(goal: Goal, words: str, tmp_path: Path) -> None:
@@ -109,25 +110,28 @@ def test_latency_speedup_and_memory_are_of_the_artifact(tmp_path: Path) -> None:
     """The median is the artifact's, the speed-up the paired ratio of baseline to artifact, the peak its child's."""
     slow, fast = ([factor * (1000 + i % 7) for i in range(1000)] for factor in (3000, 1000))
     seen = {"baseline": measurement("baseline", slow), "quantize": measurement("quantize", fast)}
-    measured = Measured("ort-cpu", seen, {"quantize": Memory(10, peak_bytes=5_000_000)})
+    energy = {"joules": 0.002, "low": 0.0019, "high": 0.0022, "absent": None}
+    measured = Measured("ort-cpu", seen, {"quantize": Memory(10, peak_bytes=5_000_000)}, energy=energy)
     found = evidence(tmp_path, measured)
-    readings = {
-        name: only(Goal(name, **bound, on="ort-cpu"), found)
-        for name, bound in {
-            "latency_p50_ms": {"max": 1.1},
-            "latency_p99_ms": {"max": 1.0},
-            "speedup": {"min": 2.9},
-            "peak_memory_mb": {"max": 5.0},
-        }.items()
+    bounds: dict[str, dict[str, float]] = {
+        "latency_p50_ms": {"max": 1.1},
+        "latency_p99_ms": {"max": 1.0},
+        "speedup": {"min": 2.9},
+        "peak_memory_mb": {"max": 5.0},
+        "throughput": {"min": 900},
+        "energy_mj": {"max": 2.1},
     }
+    readings = {name: only(Goal(name, **bound, on="ort-cpu"), found) for name, bound in bounds.items()}
     assert {name: verdict.outcome.value for name, verdict in readings.items()} == {
         "latency_p50_ms": "met",
         "latency_p99_ms": "missed",
         "speedup": "met",
         "peak_memory_mb": "met",
+        "throughput": "met",
+        "energy_mj": "unclear",
     }
     assert readings["speedup"].reading.value == pytest.approx(3)
-    assert [readings[name].reading.unit for name in readings] == ["ms", "ms", "x", "MB"]
+    assert [readings[name].reading.unit for name in readings] == ["ms", "ms", "x", "MB", "examples/s", "mJ"]
 
 
 def test_a_file_that_differs_from_its_graph_is_never_met(tmp_path: Path) -> None:
@@ -166,3 +170,22 @@ def test_json_has_null_where_a_file_gives_no_finite_numbers() -> None:
     record = RunRecord(1, "unclear", 3, {}, "", {}, {}, [], [artifact], [], [], [], {}, {}, [])
     found = json.loads(record.to_json(), parse_constant=pytest.fail)["artifacts"][0]["parity"][0]
     assert (found["max_abs"], found["relative"], found["cosine"], found["passed"]) == (None, None, 0.0, False)
+
+
+def test_samples_decide_what_can_be_decided_by_samples() -> None:
+    """Goals on latency, speed-up and throughput here go on being sampled for; those on size or elsewhere do not."""
+    goals = [
+        Goal("latency_p90_ms", max=2, on="ort-cpu"),
+        Goal("latency_p50_ms", max=2, on="ort-cuda"),
+        Goal("speedup", min=3, on="ort-cpu"),
+        Goal("throughput", min=500, on="ort-cpu"),
+        Goal("size_mb", max=1),
+    ]
+    found = questions(goals, "ort-cpu", 3, 4)
+    assert [(one.goal.metric, one.runner, one.quantile, one.against) for one in found] == [
+        ("latency_p90_ms", 2, 90.0, None),
+        ("speedup", 2, 50.0, 0),
+        ("latency_p50_ms", 2, 50.0, None),
+    ]
+    assert found[2].goal.max == 8.0  # four examples in 8 ms are 500 a second
+    assert [one.goal.metric for one in questions(goals, "ort-cpu", 1, 1)] == ["latency_p90_ms", "latency_p50_ms"]
