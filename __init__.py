@@ -28,10 +28,20 @@ if TYPE_CHECKING:
     from .pipeline.build import build
     from .pipeline.recipe import Recipe, RecipeFaults, read_recipe
     from .pipeline.record import RunRecord
-    from .profile.compare import Comparison, compare
+    from .profile.cold import cold_start
+    from .profile.compare import Comparison, compare, compare_all, compare_with_stored
+    from .profile.concurrency import concurrency
+    from .profile.energy import energy_per_inference
+    from .profile.gaps import gap_latency
     from .profile.goals import Goal, Outcome, Reading, Verdict, judge
+    from .profile.layers import profile_layers
     from .profile.measure import Measurement, measure
+    from .profile.memory import peak_memory
     from .profile.plan import Plan
+    from .profile.remote import compare_on, measure_on
+    from .profile.roofline import measure_roofline
+    from .profile.runners import open_runner
+    from .profile.throughput import throughput
 
     __version__: str
 
@@ -55,10 +65,37 @@ _HOMES = {
     "pipeline.build": ("build",),
     "pipeline.recipe": ("Recipe", "RecipeFaults", "read_recipe"),
     "pipeline.record": ("RunRecord",),
-    "profile.compare": ("Comparison", "compare"),
-    "profile.goals": ("Goal", "Outcome", "Reading", "Verdict", "judge"),
-    "profile.measure": ("Measurement", "measure"),
+    "profile.cold": ("cold_start",),
+    "profile.compare": (
+        "Comparison",
+        "compare",
+        "compare_all",
+        "compare_with_stored",
+    ),
+    "profile.concurrency": ("concurrency",),
+    "profile.energy": ("energy_per_inference",),
+    "profile.gaps": ("gap_latency",),
+    "profile.goals": (
+        "Goal",
+        "Outcome",
+        "Reading",
+        "Verdict",
+        "judge",
+    ),
+    "profile.layers": ("profile_layers",),
+    "profile.measure": (
+        "Measurement",
+        "measure",
+    ),
+    "profile.memory": ("peak_memory",),
     "profile.plan": ("Plan",),
+    "profile.remote": (
+        "compare_on",
+        "measure_on",
+    ),
+    "profile.roofline": ("measure_roofline",),
+    "profile.runners": ("open_runner",),
+    "profile.throughput": ("throughput",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -93,15 +130,28 @@ __all__ = [
     "__version__",
     "build",
     "capture",
+    "cold_start",
     "compare",
+    "compare_all",
+    "compare_on",
+    "compare_with_stored",
+    "concurrency",
+    "energy_per_inference",
+    "gap_latency",
     "judge",
     "load",
     "measure",
+    "measure_on",
+    "measure_roofline",
     "open_data",
+    "open_runner",
     "parity",
+    "peak_memory",
+    "profile_layers",
     "read_recipe",
     "score",
     "summarize",
+    "throughput",
     "to_engine",
     "to_onnx",
 ]
