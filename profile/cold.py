@@ -297,4 +297,4 @@ def _notes(found: ColdStart, repeats: int, budget_s: float) -> tuple[str, ...]:
 
 
 def _median(values: Iterable[int | None]) -> Estimate | None:
-    return percentile([value for value in values if value is not None], 50)
+    return percentile([value for value in values if value is not None], 50, independent=True)

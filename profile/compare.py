@@ -13,7 +13,8 @@ from .measure import Measurement, measure_all
 from .plan import Plan
 from .runners import Inputs, Target
 from .sampling import Report
-from .stats import Estimate, median_interval, median_ratio_interval
+from .sequential import looks_tail
+from .stats import TAIL, Estimate, median_interval, median_ratio_interval
 
 RatioOutcome = Literal["faster", "slower", "same", "unclear"]
 
@@ -114,7 +115,7 @@ def compare_measurements(a: Measurement, b: Measurement, margin: float, together
         BadPlan: they were not taken interleaved: environment, plan, number of rounds or group differ.
     """
     _check_paired(a, b)
-    found = median_ratio_interval(a.samples_ns, b.samples_ns, a.tail / together)
+    found = median_ratio_interval(a.samples_ns, b.samples_ns, looks_tail(a.looks, TAIL / together))
     outcome = ratio_outcome(found, margin)
     return Comparison(found.value, found.low, found.high, outcome, _reason(found, outcome, margin, a, b), a, b)
 

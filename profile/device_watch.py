@@ -64,7 +64,7 @@ class DeviceWatch:
 
     def look(self) -> State:
         """Return the state of the device now."""
-        return State(at_s=time.perf_counter(), own_s=time.process_time(), **self._cores.look(), **self._look_at_gpu())
+        return State(at_s=time.perf_counter(), own_s=own_seconds(), **self._cores.look(), **self._look_at_gpu())
 
     def begin(self) -> None:
         """Let the next window begin now."""
@@ -107,6 +107,12 @@ class DeviceWatch:
             "gpu_power_w": gpu.power_w(),
             "throttle": gpu.throttle(),
         }
+
+
+def own_seconds() -> float:
+    """Return the processor time of this process and of its children that have ended."""
+    spent = os.times()
+    return time.process_time() + spent.children_user + spent.children_system
 
 
 @final

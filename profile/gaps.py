@@ -87,7 +87,7 @@ class GapLatency:
 def gap_latency(  # noqa: PLR0913 (clock and sleep come from outside so that tests do not wait)
     runner: Runner,
     gaps_s: tuple[float, float] = (0.1, 1.0),
-    samples: int = 50,
+    samples: int = 70,
     budget_s: float = 60.0,
     *,
     seed: int = 0,

@@ -22,7 +22,7 @@ from .runners import Inputs, Runner, Target, device_time_ns, on_gpu, open_runner
 from .sampling import Report, Sampled, Turn, Watch, collector_off, sample
 from .sequential import Question, looks, looks_tail, until_decided
 from .stats import Estimate, percentile
-from .stopping import BUDGET, CAP, FLOOR, warmup_done
+from .stopping import BUDGET, CAP, FLOOR, MAX_ROUNDS, warmup_done
 
 SCHEMA = 1
 QUANTILES = (50.0, 90.0, 99.0)
@@ -83,14 +83,15 @@ class Measurement:
         return looks_tail(self.looks)
 
     def percentiles(self) -> tuple[Percentile, ...]:
-        """Return those of p50, p90 and p99 that the samples are enough for."""
-        found = ((q, percentile(self.samples_ns, q, self.tail)) for q in QUANTILES)
+        """Return those of p50, p90, p99 and the plan's own percentile that the samples are enough for."""
+        wanted = sorted({*QUANTILES, self.plan.quantile})
+        found = ((q, percentile(self.samples_ns, q, self.tail)) for q in wanted)
         return tuple(_in_ms(q, estimate) for q, estimate in found if estimate is not None)
 
     @property
     def p50_ms(self) -> float:
         """The median in milliseconds."""
-        return self.percentiles()[0].ms
+        return next(one.ms for one in self.percentiles() if one.q == 50)
 
     @property
     def p90_ms(self) -> float | None:
@@ -123,9 +124,24 @@ class Measurement:
             raise BadPlan(f"measurement: got schema {data.get('schema')!r}, wanted {SCHEMA}; measure again")
         entries = {key: value for key, value in data.items() if key not in ("schema", "percentiles")}
         try:
-            return cls(**(entries | {"notes": tuple(entries["notes"]), "plan": Plan(**entries["plan"])}))
-        except (KeyError, TypeError) as fault:
+            made = cls(**(entries | {"notes": tuple(entries["notes"]), "plan": Plan(**entries["plan"])}))
+            made.check()
+        except (KeyError, TypeError, ValueError, OverflowError) as fault:
             raise BadPlan(f"measurement: it is not what to_dict writes ({fault}); measure again") from fault
+        return made
+
+    def check(self) -> None:
+        """Check what the figures rest on.
+
+        Raises:
+            ValueError: no samples, some that are not above zero, or entries of the wrong kind.
+        """
+        if not len(self.samples_ns) or min(self.samples_ns) <= 0:
+            raise ValueError("samples_ns: wanted at least one, all above zero")
+        if isinstance(self.looks, bool) or not isinstance(self.looks, int) or self.looks < 1:
+            raise ValueError(f"looks: got {self.looks!r}, wanted a whole number of at least 1")
+        if not isinstance(self.environment, Mapping) or not isinstance(self.details, Mapping):
+            raise ValueError("environment and details: wanted entries by name")
 
 
 def measure(
@@ -261,6 +277,7 @@ def _notes(warm: Sampled, seen: Sampled, plan: Plan, where: dict[str, Any], stea
     found = {
         f"warm-up had not settled after {plan.warmup_cap_s:g} s": warm.reason == CAP,
         f"the budget of {plan.budget_s:g} s ended sampling after {rounds} rounds": seen.reason == BUDGET,
+        f"the limit of {plan.max_rounds} rounds ended sampling": seen.reason == MAX_ROUNDS,
         f"more samples no longer narrowed the intervals, after {rounds} rounds: the machine changes its pace": (
             seen.reason == FLOOR
         ),

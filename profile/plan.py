@@ -21,6 +21,8 @@ class Plan:
         transfers: on a GPU, include copying inputs to it and outputs from it in a sample.
         warmup_s: seconds of warm-up at the least, for all runners of one measurement together.
         warmup_cap_s: seconds after which warm-up ends even though timings have not settled.
+        least_s: seconds of sampling before precision or a decision may end it, so that what moves the machine from
+            second to second is in the samples, and shows as dependence between them.
         budget_s: seconds of sampling at the most, for all runners of one measurement together.
         min_rounds: rounds before the precision rule may end sampling. The budget may end it earlier.
         max_rounds: rounds at the most.
@@ -45,9 +47,10 @@ class Plan:
     transfers: bool = False
     warmup_s: float = 0.5
     warmup_cap_s: float = 5.0
+    least_s: float = 2.0
     budget_s: float = 20.0
     min_rounds: int = 200
-    max_rounds: int = 20_000
+    max_rounds: int = 100_000
     quantile: float = 50.0
     precision: float = 0.01
     same_margin: float = 0.02
@@ -72,7 +75,8 @@ class Plan:
 
 
 _WHOLE = {"batch": 1, "threads": 1, "streams": 1, "min_rounds": 1, "max_rounds": 1, "settle_runs": 0, "seed": 0}
-_REAL = {"warmup_s": math.inf, "warmup_cap_s": math.inf, "budget_s": math.inf, "precision": 1.0, "same_margin": 1.0}
+_SECONDS = ("warmup_s", "warmup_cap_s", "least_s", "budget_s")
+_REAL = dict.fromkeys(_SECONDS, math.inf) | {"precision": 1.0, "same_margin": 1.0}
 
 
 def _check_whole(name: str, value: object, least: int) -> None:

@@ -20,6 +20,7 @@ Report = Callable[[float, str], None]
 """Takes the share that is done (0 to 1) and what is going on."""
 
 _WINDOW_NS = 250_000_000
+_JUDGED_NS = 125_000_000
 _ALLOWANCE = 0.25
 
 
@@ -76,7 +77,8 @@ def sample(
     """Run all turns round by round until the rule gives a reason, at most `plan.max_rounds` rounds.
 
     Rounds are kept in windows of about a quarter of a second. A window in which the machine was disturbed is set aside
-    and taken again, until a quarter of the budget has gone that way. Samples themselves never decide over this.
+    and taken again, until a quarter of the budget has gone that way, rests included. Samples themselves never decide
+    over this.
 
     Args:
         turns: at least one.
@@ -91,7 +93,7 @@ def sample(
     """
     if watch is not None:
         watch.begin()
-    windows = _Windows(len(turns), watch, _ALLOWANCE * plan.budget_s, clock())
+    windows = _Windows(len(turns), watch, _ALLOWANCE * plan.budget_s, clock)
     start = reported = windows.began
     for done, order in enumerate(orders(len(turns), plan.seed), 1):
         for i in order:
@@ -100,9 +102,14 @@ def sample(
         now = clock()
         elapsed_s = (now - start) / 1e9
         reason = rule(windows.series, elapsed_s, plan) or (MAX_ROUNDS if windows.rounds >= plan.max_rounds else None)
-        if reason is not None or now - windows.began >= _WINDOW_NS:
-            repeat = windows.close(now) and elapsed_s < plan.budget_s
-            if reason is not None and not repeat:
+        over = elapsed_s >= plan.budget_s
+        # A window that is too short to be judged is not the one to end with, unless a bound of the plan says so.
+        ends = reason is not None and (
+            over or reason == MAX_ROUNDS or watch is None or now - windows.began >= _JUDGED_NS
+        )
+        if ends or now - windows.began >= _WINDOW_NS:
+            repeat = windows.close(now, last=over)
+            if reason is not None and ends and not repeat:
                 return windows.sampled(reason)
             windows.began = clock()
         if report is not None and now - reported >= _WINDOW_NS:
@@ -128,9 +135,10 @@ class Watch(Protocol):
 class _Windows:
     """The rounds so far; those since `began` may still be set aside."""
 
-    def __init__(self, count: int, watch: Watch | None, allowance_s: float, now: int) -> None:
+    def __init__(self, count: int, watch: Watch | None, allowance_s: float, clock: Callable[[], int]) -> None:
         self.series: tuple[array[int], ...] = tuple(array("q") for _ in range(count))
-        self.began = now
+        self.began = clock()
+        self._clock = clock
         self._aside: tuple[array[int], ...] = tuple(array("q") for _ in range(count))
         self._device: tuple[array[int], ...] = tuple(array("q") for _ in range(count))
         self._kept = 0
@@ -150,15 +158,15 @@ class _Windows:
         if told is not None:
             self._device[place].append(told)
 
-    def close(self, now: int) -> bool:
-        """End the window: keep it, or set it aside and return True."""
+    def close(self, now: int, last: bool) -> bool:
+        """End the window: keep it, as always where it is the last, or set it aside, rest and return True."""
         reason = None if self._watch is None else self._watch.disturbance()
         if self._watch is None or reason is None:
             self._kept = self.rounds
             return False
         self._disturbances[reason] += 1
         self._allowance_ns -= now - self.began
-        if self._allowance_ns < 0:
+        if last or self._allowance_ns < 0:
             self._endured += 1
             self._kept = self.rounds
             return False
@@ -168,6 +176,7 @@ class _Windows:
         for device in self._device:
             del device[self._kept :]
         self._watch.rest()
+        self._allowance_ns -= self._clock() - now
         return True
 
     def sampled(self, reason: str) -> Sampled:

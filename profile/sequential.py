@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from .goals import Goal, Outcome, Reading, judge
 from .plan import Plan
-from .stats import TAIL, Estimate, median_ratio_interval, percentile
+from .stats import TAIL, Estimate, mean_interval, median_ratio_interval, percentile
 from .stopping import GROWTH, Rule, Series, ended, is_checkpoint, sampling_done
 
 DECIDED = "decided"
@@ -34,14 +34,14 @@ class Question:
     Attributes:
         goal: its bounds are in the unit of `scale`.
         runner: whose samples, by its place.
-        quantile: of those samples; ignored for a ratio.
+        quantile: of those samples, None for their mean; ignored for a ratio.
         against: the place of the runner whose time is divided by this runner's, round by round; None for no ratio.
         scale: what a value is multiplied by: 1e-6 makes milliseconds of nanoseconds.
     """
 
     goal: Goal
     runner: int = 0
-    quantile: float = 50.0
+    quantile: float | None = 50.0
     against: int | None = None
     scale: float = 1e-6
 
@@ -50,7 +50,7 @@ class Question:
         mine = series[self.runner]
         if self.against is not None:
             return median_ratio_interval(series[self.against], mine, tail)
-        found = percentile(mine, self.quantile, tail)
+        found = mean_interval(mine, tail) if self.quantile is None else percentile(mine, self.quantile, tail)
         if found is None:
             return None
         ends = (None if end is None else end * self.scale for end in (found.low, found.high))
@@ -72,8 +72,14 @@ def until_decided(questions: Sequence[Question]) -> Rule:
     if not questions:
         return sampling_done
 
+    looked_at = 0
+
     def rule(series: Series, elapsed_s: float, plan: Plan) -> str | None:
-        if is_checkpoint(len(series[0]), plan.min_rounds):
+        nonlocal looked_at
+        rounds = len(series[0])
+        # Rounds that were set aside lead back below a look that was taken, and paid for, already.
+        if rounds > looked_at and elapsed_s >= plan.least_s and is_checkpoint(rounds, plan.min_rounds):
+            looked_at = rounds
             tail = looks_tail(looks(plan))
             if all(question.outcome(series, tail) is not Outcome.UNCLEAR for question in questions):
                 return DECIDED

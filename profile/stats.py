@@ -45,7 +45,7 @@ def fewest_samples(q: float) -> int:
     return 1 if share == 0.5 else math.ceil(math.log(0.0013) / math.log(share))
 
 
-def percentile(samples: Samples, q: float, tail: float = TAIL) -> Estimate | None:
+def percentile(samples: Samples, q: float, tail: float = TAIL, *, independent: bool = False) -> Estimate | None:
     """Estimate the `q`-th percentile, in the samples' unit.
 
     The interval is made of order statistics, so it assumes nothing about the distribution; between two of them it is
@@ -57,6 +57,7 @@ def percentile(samples: Samples, q: float, tail: float = TAIL) -> Estimate | Non
         samples: in the order in which they were taken, shape `(samples,)`.
         q: above 0 and below 100.
         tail: error on each side.
+        independent: whether samples are known not to depend on each other, such as those of fresh processes.
 
     Returns:
         The estimate, or None for fewer than `fewest_samples(q)` samples. It has no interval where they are worth fewer
@@ -66,7 +67,7 @@ def percentile(samples: Samples, q: float, tail: float = TAIL) -> Estimate | Non
     if x.size < fewest_samples(q):
         return None
     value = float(np.percentile(x, q))
-    worth, freedom = _dependence(x <= value)
+    worth, freedom = (float(x.size), math.inf) if independent else _dependence(x <= value)
     if x.size < FEWEST_FOR_INTERVAL or worth < 0.75 * fewest_samples(q):
         return Estimate(value)
     low, high = _ranks_of_dependent(x.size, worth, q / 100, student_tail(tail, freedom))
@@ -87,6 +88,22 @@ def median_interval(samples: Samples, tail: float = TAIL) -> Estimate:
     if found is None:
         raise ValueError("median_interval: got no samples, wanted at least one")
     return found
+
+
+def mean_interval(samples: Samples, tail: float = TAIL) -> Estimate:
+    """Estimate the mean of one series, in the samples' unit: Student's interval for as many samples as it is worth.
+
+    Raises:
+        ValueError: there are no samples.
+    """
+    x = np.asarray(samples, dtype=np.float64)
+    if not x.size:
+        raise ValueError("mean_interval: got no samples, wanted at least one")
+    value, (worth, freedom) = float(x.mean()), _dependence(x)
+    if worth < FEWEST_FOR_INTERVAL:
+        return Estimate(value)
+    half = -_NORMAL.inv_cdf(student_tail(tail, min(freedom, worth - 1))) * float(x.std(ddof=1)) / math.sqrt(worth)
+    return Estimate(value, value - half, value + half)
 
 
 def median_ratio_interval(a_ns: Samples, b_ns: Samples, tail: float = TAIL) -> Estimate:
@@ -148,7 +165,7 @@ def _autocorrelation(series: _Floats) -> _Floats:
     n = series.size
     centred = series - series.mean()
     power = float(centred @ centred)
-    if power == 0:
+    if power <= n * (1e-12 * float(series.mean())) ** 2:  # equal but for rounding
         return np.concatenate(([1.0], np.zeros(n - 1)))
     size = 1 << (2 * n - 1).bit_length()
     spectrum = np.fft.rfft(centred, size)

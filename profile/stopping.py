@@ -66,7 +66,7 @@ def sampling_done(series: Series, elapsed_s: float, plan: Plan) -> str | None:
         plan: its budget, rounds, percentile and precision.
     """
     found = ended(series, elapsed_s, plan)
-    if found is not None or not is_checkpoint(len(series[0]), plan.min_rounds):
+    if found is not None or elapsed_s < plan.least_s or not is_checkpoint(len(series[0]), plan.min_rounds):
         return found
     wide = imprecise(series, plan)
     if not wide:
@@ -125,4 +125,4 @@ def at_floor(figure: Figure) -> bool:
     """
     before = figure.relative_width(round(len(figure.samples) / GROWTH**4))
     now = figure.relative_width()
-    return math.isfinite(before) and now > _FLOOR_SHARE * before
+    return math.isfinite(now) and now > _FLOOR_SHARE * before

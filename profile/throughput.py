@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from .affinity import bound
 from .environment import environment
 from .errors import BadPlan, ProfileError, RuntimeAbsent
@@ -15,10 +17,11 @@ from .gaps import in_ms
 from .plan import Plan
 from .runners import Inputs, Runner, Target, open_runner, opener
 from .sampling import Report, Sampled, Turn, Watch, collector_off, sample
-from .stats import Estimate, median_interval, median_ratio_interval
+from .stats import Estimate, mean_interval, median_interval
 from .stopping import BUDGET, CAP, sampling_done, warmup_done
 
 SCHEMA = 1
+_STRETCHES = 20
 KNEE_SHARE = 0.05
 
 
@@ -37,9 +40,8 @@ class Row:
 
     @property
     def examples_per_s(self) -> Estimate | None:
-        """The batch over its median latency: the typical rate, which a few slow runs do not move."""
-        found = self.p50_ns
-        return None if found is None else per_second(self.batch, found)
+        """The batch over its mean latency: the rate that lasts, slow runs included."""
+        return per_second(self.batch, mean_interval(self.samples_ns)) if self.samples_ns else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, with what is derived."""
@@ -170,7 +172,7 @@ def knee(rates: Mapping[int, float], share: float = KNEE_SHARE) -> int:
 
 
 def ties(rows: Sequence[Row]) -> tuple[int, ...]:
-    """Return the batches whose rate is not told apart from the best one's: the interval of the paired ratio holds 1."""
+    """Return the batches whose rate is not told apart from the best one's, by the ratios of stretches of rounds."""
     top = best(_rates(rows))
     winner = next(row for row in rows if row.batch == top)
     return tuple(row.batch for row in rows if row.samples_ns and row.batch != top and _tied(row, winner))
@@ -275,9 +277,12 @@ def _rates(rows: Sequence[Row]) -> dict[int, float]:
 
 
 def _tied(row: Row, winner: Row) -> bool:
-    ratio = median_ratio_interval(row.samples_ns, winner.samples_ns)
-    even = row.batch / winner.batch  # the ratio of latencies at which the two rates are equal
-    return ratio.low is None or ratio.high is None or ratio.low <= even <= ratio.high
+    stretches = [
+        np.array([part.sum() for part in np.array_split(np.asarray(one.samples_ns, float), _STRETCHES)]) / one.batch
+        for one in (row, winner)
+    ]
+    ratio = mean_interval(stretches[0] / np.maximum(stretches[1], 1.0))
+    return ratio.low is None or ratio.high is None or ratio.low <= 1 <= ratio.high
 
 
 def _notes(warm: Sampled, seen: Sampled, plan: Plan, rows: Sequence[Row]) -> tuple[str, ...]:

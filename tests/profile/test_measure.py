@@ -80,7 +80,7 @@ def test_runners_on_an_invented_clock_are_measured_exactly() -> None:
     def takes(nanoseconds: int) -> None:
         now[0] += nanoseconds
 
-    plan = Plan(min_rounds=20, max_rounds=50)
+    plan = Plan(min_rounds=20, max_rounds=50, least_s=0)
     with (
         open_runner(takes, "callable", plan, (3_000_000,)) as slow,
         open_runner(takes, "callable", plan, (1_000_000,)) as fast,
@@ -260,9 +260,26 @@ def test_a_stored_run_of_elsewhere_is_refused(changes: dict[str, Any], what: str
 
 def test_goals_end_sampling_and_widen_the_intervals(chain: Chain) -> None:
     """Sampling ends when every goal is decided, and the intervals then allow for the looks in between."""
-    plan = Plan(warmup_s=0.02, warmup_cap_s=0.2, budget_s=5.0, min_rounds=30, max_rounds=3000, precision=0.0)
+    plan = Plan(
+        warmup_s=0.02, warmup_cap_s=0.2, least_s=0, budget_s=5.0, min_rounds=30, max_rounds=100_000, precision=0.0
+    )
     seen = measure_all((chain(2),), "ort-cpu", plan, questions=[Question(Goal("latency_p50_ms", max=1000.0))])[0]
     assert (seen.stop_reason, seen.looks) == ("decided", looks(plan))
-    assert len(seen.samples_ns) < 300
     one_look = replace(seen, looks=1)
     assert (one_look.percentiles()[0].high_ms or 9e9) < (seen.percentiles()[0].high_ms or 9e9)
+
+
+def test_a_stored_measurement_is_checked() -> None:
+    """Samples that are none, not above zero or too large, and other entries of the wrong kind, are refused."""
+    data = invented("m", np.full(50, 1e6)).to_dict()
+    assert Measurement.from_dict(data).looks == 1
+    wrong: dict[str, Any] = {"samples_ns": [], "looks": 0, "environment": None, "details": []}
+    for changed in [*({name: value} for name, value in wrong.items()), {"samples_ns": [-5]}, {"samples_ns": [10**30]}]:
+        with refused("measurement: it is not what to_dict writes"):
+            Measurement.from_dict(data | changed)
+
+
+def test_the_percentile_asked_for_is_reported() -> None:
+    """Who asks for a precise p95 gets a p95 beside the usual ones."""
+    seen = replace(invented("m", np.random.default_rng(0).exponential(2e6, 2000)), plan=Plan(quantile=95.0))
+    assert [one.q for one in seen.percentiles()] == [50, 90, 95, 99]

@@ -11,7 +11,7 @@ import pytest
 from shipworthy.profile.errors import ProfileError
 from shipworthy.profile.plan import Plan
 from shipworthy.profile.sampling import Turn, collector_off, orders, sample
-from shipworthy.profile.stopping import sampling_done
+from shipworthy.profile.stopping import ended, sampling_done
 
 SECOND = 1_000_000_000
 
@@ -69,7 +69,9 @@ def test_a_slow_runner_ends_by_the_budget_after_whole_rounds() -> None:
 def test_steady_runners_end_by_precision_at_the_first_checkpoint() -> None:
     """Runs that all take the same time need no more than `min_rounds`."""
     stage = Stage()
-    seen = sample([stage.turn("a", 1000), stage.turn("b", 500)], Plan(min_rounds=40), sampling_done, stage.clock)
+    seen = sample(
+        [stage.turn("a", 1000), stage.turn("b", 500)], Plan(min_rounds=40, least_s=0), sampling_done, stage.clock
+    )
     assert (len(seen.series[0]), seen.reason) == (40, "precision")
 
 
@@ -160,5 +162,30 @@ def test_a_machine_that_is_always_disturbed_is_endured() -> None:
 def test_a_disturbed_last_window_does_not_end_sampling() -> None:
     """A rule that would end sampling on rounds that are then set aside is asked again on those that replace them."""
     stage, watch = Stage(), Disturbed({1})
-    seen = sample([stage.turn("a", 1000)], Plan(min_rounds=40), sampling_done, stage.clock, None, watch)
+    plan = Plan(min_rounds=40, least_s=0, settle_runs=0)
+    seen = sample([stage.turn("a", SECOND // 250)], plan, sampling_done, stage.clock, None, watch)
     assert (len(seen.series[0]), len(seen.aside[0]), seen.reason) == (40, 40, "precision")
+
+
+def test_resting_costs_the_allowance_and_samples_remain() -> None:
+    """A watch that rests two seconds after each window cannot use up the budget: something is always kept."""
+    stage = Stage()
+
+    class Hot(Disturbed):
+        def rest(self) -> None:
+            stage.now += 2 * SECOND
+
+    plan = Plan(budget_s=20.0, settle_runs=0)
+    seen = sample([stage.turn("a", SECOND // 100)], plan, ended, stage.clock, None, Hot(set(range(10_000))))
+    assert len(seen.series[0]) > 1000
+    assert len(seen.aside[0]) < 100
+    assert seen.endured > 0
+
+
+def test_a_window_too_short_to_be_judged_does_not_end_sampling() -> None:
+    """Runs of a microsecond go on until the machine can be looked at, and as long again after a disturbance."""
+    stage, watch = Stage(), Disturbed({1})
+    plan = Plan(min_rounds=40, least_s=0, settle_runs=0)
+    seen = sample([stage.turn("a", 1_000_000)], plan, sampling_done, stage.clock, None, watch)
+    assert len(seen.aside[0]) * 1_000_000 >= SECOND // 8
+    assert len(seen.series[0]) * 1_000_000 >= SECOND // 8

@@ -15,7 +15,7 @@ from shipworthy.profile.sequential import Question, looks, looks_tail, until_dec
 from shipworthy.profile.stats import TAIL
 from shipworthy.profile.stopping import is_checkpoint
 
-PLAN = Plan(min_rounds=50, max_rounds=1200, budget_s=1e6)
+PLAN = Plan(min_rounds=50, max_rounds=1200, least_s=1.0, budget_s=1e6)
 LOOKS = [rounds for rounds in range(1, PLAN.max_rounds + 1) if is_checkpoint(rounds, PLAN.min_rounds)]
 AT_MOST_1_MS = Question(Goal("latency_p50_ms", max=1.0))
 
@@ -98,3 +98,45 @@ def test_a_percentile_waits_for_enough_samples() -> None:
 def test_without_goals_precision_ends_sampling() -> None:
     """The rule for no goals is the usual one."""
     assert until_decided([])([[1000] * 50], 1.0, PLAN) == "precision"
+
+
+def test_nothing_is_decided_before_the_least_time() -> None:
+    """What moves a machine from second to second has to be in the samples before they decide anything."""
+    steady = [1000] * 60
+    rule = until_decided([AT_MOST_1_MS])
+    assert rule([steady], 0.9, PLAN) is None
+    assert rule([steady[:50]], 1.0, PLAN) == "decided"
+    assert until_decided([])([steady[:50]], 0.9, PLAN) is None
+
+
+def test_a_look_is_not_taken_twice() -> None:
+    """Rounds that were set aside lead back to looks that were taken already: those are not repeated."""
+    generator = np.random.default_rng(9)
+    doubtful, sure = generator.normal(1e6, 2e5, 60).tolist(), generator.normal(5e5, 1e3, 60).tolist()
+    rule = until_decided([AT_MOST_1_MS])
+    assert rule([doubtful[:50]], 1.0, PLAN) is None
+    assert rule([sure[:50]], 1.0, PLAN) is None
+    assert rule([sure[:63]] if len(sure) > 63 else [[*sure, *sure[:3]]], 1.0, PLAN) == "decided"
+
+
+def test_slow_changes_of_pace_seldom_decide_wrongly_after_the_least_time() -> None:
+    """With noise whose memory is a hundred rounds, looks that begin after two thousand are wrong in few cases."""
+    plan = Plan(min_rounds=2000, max_rounds=8000, least_s=0, budget_s=1e6)
+    noise = np.random.default_rng(10).standard_normal((60, plan.max_rounds))
+    for i in range(1, plan.max_rounds):
+        noise[:, i] = 0.99 * noise[:, i - 1] + np.sqrt(1 - 0.99**2) * noise[:, i]
+    tail = looks_tail(looks(plan))
+    at = [rounds for rounds in range(1, plan.max_rounds + 1) if is_checkpoint(rounds, plan.min_rounds)]
+    rows = 1e6 * np.exp(0.1 * noise)
+    wrong = [any(AT_MOST_1_MS.outcome([row[:n].tolist()], tail) is not Outcome.UNCLEAR for n in at) for row in rows]
+    assert np.mean(wrong) <= 0.15
+
+
+def test_a_missed_percentile_without_an_upper_end_is_missed() -> None:
+    """Where the samples bound a percentile from below alone, and that is above the bound, the goal is missed."""
+    question = Question(Goal("latency_p99_ms", max=0.5), quantile=99.0)
+    bursts = np.where(np.random.default_rng(11).random(763) < 0.03, 2e6, 1e5) * np.linspace(1, 1.01, 763)
+    found = question.estimate([bursts.astype(int).tolist()], 1e-4)
+    assert found is not None
+    assert found.low is not None
+    assert question.outcome([bursts.astype(int).tolist()], 1e-4) is Outcome.MISSED

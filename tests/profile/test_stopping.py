@@ -35,7 +35,8 @@ def test_warm_up_ends_when_all_have_settled_or_at_its_cap() -> None:
 
 def test_sampling_ends_by_precision_budget_or_rounds() -> None:
     """Precision counts from `min_rounds` on; the budget and `max_rounds` end sampling whatever the precision."""
-    plan = Plan(min_rounds=50, max_rounds=100, budget_s=10.0, precision=0.01)
+    plan = Plan(min_rounds=50, max_rounds=100, least_s=0.5, budget_s=10.0, precision=0.01)
+    assert sampling_done([[1000] * 50], 0.4, plan) is None
     assert sampling_done([[1000] * 49], 1.0, plan) is None
     assert sampling_done([[1000] * 50], 1.0, plan) == "precision"
     assert sampling_done([[1000, 2000] * 25], 1.0, plan) is None
@@ -70,7 +71,7 @@ def test_sampling_ends_at_the_floor_of_the_noise() -> None:
     wandering = [
         int(1e6 * np.exp(v)) for v in noise + np.where(np.arange(4000) < 1000, 0.0, 0.3 * np.sin(np.arange(4000) / 400))
     ]
-    plan = Plan(min_rounds=200, precision=0.001)
+    plan = Plan(min_rounds=200, least_s=0, precision=0.001)
     looks = [rounds for rounds in range(1, 4001) if is_checkpoint(rounds, 200)]
     assert "noise floor" in [sampling_done([wandering[:n]], 1.0, plan) for n in looks]
     assert {sampling_done([independent[:n]], 1.0, plan) for n in looks} == {None}

@@ -115,7 +115,7 @@ def test_ties_are_judged_by_paired_rounds() -> None:
 def test_rates_on_an_invented_clock_are_exact() -> None:
     """A batch of b takes 100 + 10 b us: its rate is b over that, the largest is best, and a smaller one the knee."""
     server = Server()
-    plan = Plan(min_rounds=20, max_rounds=40)
+    plan = Plan(min_rounds=20, max_rounds=40, least_s=0)
     found = throughput(server, "callable", (64, 1, 256, 512), plan, (np.ones((3, 2)),), clock=server.clock)
     assert [row.batch for row in found.rows] == [1, 64, 256, 512]
     assert found.rates() == {b: pytest.approx(b * 1e6 / (100 + 10 * b)) for b in (1, 64, 256, 512)}
