@@ -148,11 +148,13 @@ def read_npz(path: Path) -> dict[str, Any]:
     Raises:
         BadInput: no such file, or not one of plain arrays.
     """
+    from zipfile import BadZipFile
+
     import numpy as np
 
     check_file(path, "an .npz file of inputs")
     try:
         with np.load(path, allow_pickle=False) as held:
             return {name: held[name] for name in held.files}
-    except (ValueError, OSError, EOFError, AttributeError, TypeError) as fault:
+    except (ValueError, OSError, EOFError, AttributeError, TypeError, BadZipFile) as fault:
         raise BadInput(f"{path}: not an .npz file of plain arrays ({fault}); write it with numpy.savez") from fault

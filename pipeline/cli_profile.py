@@ -18,6 +18,7 @@ from .cli_sections import SECTIONS, Request, memory_text
 if TYPE_CHECKING:
     from ..profile.compare import Comparison
     from ..profile.measure import Measurement
+    from ..profile.plan import Plan
     from ..profile.sampling import Report
 
 File = Annotated[
@@ -88,11 +89,24 @@ def profile(  # noqa: PLR0913 (the parameters of a command are its options)
 
         check_picture(picture)
     stored = _stored(baseline) if baseline else None
+    _check_wishes(runtime, wanted, plan, stored)
     inputs = read_npz(samples) if samples else None
     with _sampling(f"measure {Path(file).name}") as report:
         request = _request(file, runtime, plan, inputs, report)
         answer = _far(request, on, python, wanted) if on else _near(replace(request, picture=picture), wanted)
     return answer if stored is None else _with_baseline(answer, stored, allow)
+
+
+def _check_wishes(runtime: str, wanted: list[str], plan: Plan, stored: Measurement | None) -> None:
+    """Refuse before measuring what could only be refused after it."""
+    from ..profile.compare import check_comparable
+    from ..profile.environment import environment
+
+    fileless = [name for name in wanted if name in ("memory", "cold") and runtime in (*_IN_MEMORY, "command")]
+    if fileless:
+        raise BadInput(f"--{fileless[0]}: is measured of a file in a fresh process; runtime {runtime} has none")
+    if stored is not None:
+        check_comparable(stored, runtime, plan, environment())
 
 
 def _near(request: Request, wanted: list[str]) -> Answer:

@@ -1,34 +1,18 @@
 """What `profile` adds to the warm latency: one table of sections, each with its text and its data.
 
-Each takes the plan's budget at the most, memory, energy and layers aside, which take what they need.
+Memory and energy take what they need; see `taking` for the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from .cli_output import columns
+from .taking import TAKERS, Request, Taken, take_layers
 
-if TYPE_CHECKING:
-    from ..profile.plan import Plan
-    from ..profile.sampling import Report
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be measured, and how."""
-
-    target: Any
-    runtime: str
-    plan: Plan
-    inputs: Any
-    report: Report
-    picture: Path | None = None
-
+__all__ = ["SECTIONS", "Request", "Section", "memory_text"]
 
 Section = tuple[str, Any]
 """Text for people, and plain data."""
@@ -67,80 +51,33 @@ def _energy(request: Request) -> Section:
     return "\n".join(lines), found.to_dict()
 
 
-def _cold(request: Request) -> Section:
-    from ..profile.cold import cold_start, lines
-
-    plan = request.plan
-    found = cold_start(
-        request.target, request.runtime, plan, request.inputs, budget_s=plan.budget_s, report=request.report
-    )
-    return "\n".join(lines(found)), found.to_dict()
-
-
-def _gaps(request: Request) -> Section:
-    from ..profile.affinity import bound
-    from ..profile.device_watch import open_watch
-    from ..profile.gaps import gap_latency, lines
-    from ..profile.runners import on_gpu, open_runner
-
-    plan = request.plan
-    with ExitStack() as stack:
-        stack.enter_context(bound(plan))
-        runner = stack.enter_context(open_runner(request.target, request.runtime, plan, request.inputs))
-        device = "cuda" if on_gpu(runner) else "cpu"
-        watch = stack.enter_context(open_watch(device, plan.threads, plan.affinity))
-        found = gap_latency(runner, budget_s=plan.budget_s, report=request.report, watch=watch)
-    return "\n".join(lines(found)), found.to_dict()
-
-
-def _throughput(request: Request) -> Section:
-    from ..profile.throughput import lines, throughput
-
-    found = throughput(request.target, request.runtime, plan=request.plan, inputs=request.inputs, report=request.report)
-    return "\n".join(lines(found)), found.to_dict()
-
-
-def _concurrency(request: Request) -> Section:
-    from ..profile.concurrency import concurrency, lines
-
-    plan = request.plan
-    found = concurrency(
-        request.target, request.runtime, _CALLERS, plan, request.inputs,
-        max(plan.budget_s / len(_CALLERS), _LEAST_S), report=request.report,
-    )  # fmt: skip
-    return "\n".join(lines(found)), found.to_dict()
+def _taken(take: Callable[[Request], Taken], request: Request) -> Section:
+    taken = take(request)
+    return "\n".join(taken.lines), taken.found.to_dict()
 
 
 def _layers(request: Request) -> Section:
     from ..models.files import write_text
-    from ..profile.layer_table import NUMBERS, layer_rows, operator_rows, summary_lines
-    from ..profile.layers import profile_layers
-    from ..profile.roofline import measure_roofline
+    from ..profile.layer_table import NUMBERS, layer_rows, operator_rows
     from .layer_picture import layer_svg
 
-    found = profile_layers(request.target, request.runtime, request.plan, request.inputs)
-    ceilings = measure_roofline(request.plan.threads, runtime=request.runtime)
+    taken = take_layers(request)
+    found = taken.found
     texts = [
-        "\n".join(summary_lines(found, ceilings)),
-        columns(layer_rows(found, ceilings), NUMBERS),
-        columns(operator_rows(found), NUMBERS),
+        "\n".join(taken.lines),
+        columns(layer_rows(found.profile, found.roofline), NUMBERS),
+        columns(operator_rows(found.profile), NUMBERS),
     ]
     if request.picture:
-        write_text(request.picture, layer_svg(found, ceilings))
+        write_text(request.picture, layer_svg(found.profile, found.roofline))
         texts.append(f"wrote   {request.picture}")
-    return "\n\n".join(texts), found.to_dict() | {"roofline": ceilings.to_dict()}
+    return "\n\n".join(texts), found.to_dict()
 
-
-_CALLERS = (1, 2, 4)
-_LEAST_S = 0.2
 
 SECTIONS: dict[str, Callable[[Request], Section]] = {
     "memory": _memory,
     "energy": _energy,
-    "cold": _cold,
-    "gaps": _gaps,
-    "throughput": _throughput,
-    "concurrency": _concurrency,
+    **{name: partial(_taken, take) for name, take in TAKERS.items()},
     "layers": _layers,
 }
 """By the name of the option and of the key in the data."""

@@ -9,6 +9,8 @@ from typing import Any
 
 from ..models.metrics import Estimate, agreement, paired_drop
 from ..profile.goals import Goal, GoalVerdict, Outcome, Reading, judge
+from ..profile.stats import mean_interval
+from ..profile.throughput import per_second
 from .measuring import Measured
 from .recipe_metrics import latency_quantile
 from .stages import Exported
@@ -115,7 +117,7 @@ def _latency(goal: Goal, evidence: Evidence, measured: Measured) -> Reading:
     found = next((p for p in measurement.percentiles() if p.q == q), None)
     if found is None:
         return Reading(absent=f"{len(measurement.samples_ns)} samples are too few for p{q:g}; raise budget_seconds")
-    if found.low_ms is None or found.high_ms is None:
+    if found.low_ms is None and found.high_ms is None:
         return Reading(
             absent=f"{len(measurement.samples_ns)} samples are too few for an interval; raise budget_seconds"
         )
@@ -128,7 +130,7 @@ def _speedup(goal: Goal, evidence: Evidence, measured: Measured) -> Reading:
         if evidence.baseline.step == evidence.artifact.step:
             return Reading(absent="nothing was compressed: the artifact is the baseline")
         return Reading(absent="the uncompressed model was not measured there")
-    if found.low is None or found.high is None:
+    if found.low is None and found.high is None:
         return Reading(absent="too few rounds for an interval; raise budget_seconds")
     return Reading(found.ratio, found.low, found.high, "x")
 
@@ -141,12 +143,12 @@ def _memory(goal: Goal, evidence: Evidence, measured: Measured) -> Reading:
 
 
 def _throughput(goal: Goal, evidence: Evidence, measured: Measured) -> Reading:
-    """Return examples a second, back to back: the batch over the median latency."""
-    found = _latency(Goal("latency_p50_ms", max=1.0), evidence, measured)
-    if found.value is None or found.low is None or found.high is None:
-        return found
-    examples = 1e3 * measured.latency[evidence.artifact.step].plan.batch
-    return Reading(examples / found.value, examples / found.high, examples / found.low, "examples/s")
+    """Return examples a second, back to back: the batch over the mean latency."""
+    seen = measured.latency[evidence.artifact.step]
+    found = per_second(seen.plan.batch, mean_interval(seen.samples_ns, seen.tail))
+    if found.low is None and found.high is None:
+        return Reading(absent=f"{len(seen.samples_ns)} samples are too few for an interval; raise budget_seconds")
+    return Reading(found.value, found.low, found.high, "examples/s")
 
 
 def _energy(goal: Goal, evidence: Evidence, measured: Measured) -> Reading:

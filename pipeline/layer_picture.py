@@ -36,6 +36,22 @@ def layer_svg(profile: LayerProfile, roofline: Roofline | None) -> str:
         profile: of one target.
         roofline: of the same device and threads; without one the layers' bars stand alone.
     """
+    svg = _drawing(profile, roofline)
+    size = dict(zip(("width", "height"), svg.attrib["viewBox"].split()[2:], strict=True))
+    svg.attrib |= {"xmlns": "http://www.w3.org/2000/svg", **size}
+    style = Element("style")
+    style.text = _STYLE.read_text(encoding="utf-8")
+    svg.insert(0, style)
+    svg.insert(1, Element("rect", {"class": "page", "width": "100%", "height": "100%"}))
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{markup(svg)}\n'
+
+
+def layer_plot(profile: LayerProfile, roofline: Roofline | None) -> str:
+    """Return the picture as markup for a page that has its style (`report_layers.css`)."""
+    return markup(_drawing(profile, roofline, "layers"))
+
+
+def _drawing(profile: LayerProfile, roofline: Roofline | None, css: str = "") -> Element:
     from ..profile.layer_table import slowest
 
     shown = slowest(profile, MOST)
@@ -45,15 +61,14 @@ def layer_svg(profile: LayerProfile, roofline: Roofline | None) -> str:
     bottom = top + ROW * max(len(shown), MOST if roofline else 0)
     width, height = WIDTH if roofline else HALF + EDGE, bottom + 44 + 18 * len(notes)
     title = f"Where the time goes: {profile.name} in {profile.runtime}"
-    svg = canvas(width, height, f"{title}; {'; '.join(map(_said, shown))}")
-    svg.attrib |= {"xmlns": "http://www.w3.org/2000/svg", "width": f"{width:g}", "height": f"{height:g}"}
+    svg = canvas(width, height, f"{title}; {'; '.join(map(_said, shown))}", css)
     _head(svg, title, profile, roofline)
     _bars(svg, shown, placed, (top, bottom))
     if roofline is not None:
         draw_roofline(svg, profile.layers, roofline, placed, (*PLOT, top - 6, bottom - 22))
     for place, note in enumerate(notes):
         label(svg, "small muted", (EDGE, bottom + 42 + 18 * place), note, int(width // 6))
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{markup(svg)}\n'
+    return svg
 
 
 def _bound(layer: Layer, roofline: Roofline | None) -> tuple[str, Placement | None]:
@@ -71,8 +86,6 @@ def _said(layer: Layer) -> str:
 
 def _head(svg: Element, title: str, profile: LayerProfile, roofline: Roofline | None) -> None:
     """Draw the title, the times of whole inferences, and what colours mean."""
-    child(svg, "style").text = _STYLE.read_text(encoding="utf-8")
-    child(svg, "rect", {"class": "page", "width": "100%", "height": "100%"})
     label(svg, "title", (EDGE, 36), title, 60 if roofline is None else 110)
     label(svg, "small muted", (EDGE, 58), _whole(profile), 104 if roofline is None else 200)
     if roofline is None:

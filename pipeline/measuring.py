@@ -1,4 +1,4 @@
-"""The stage that measures: every step's file in every runtime, interleaved, and peak memory in a child process."""
+"""What measures: every step's file in every runtime, interleaved, peak memory in a child process, other figures."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ from ..profile.plan import Plan
 from ..profile.runners import open_runner
 from ..profile.sequential import Question
 from ..profile.stopping import BUDGET, MAX_ROUNDS
+from .figure_stage import layers_within, take_figures
 from .recipe import Recipe
 from .recipe_metrics import latency_quantile
+from .record import FigureRow
 from .stages import Exported
 from .store import Facts, Stage, Store
+from .taking import Request
 
 Given = tuple[dict[str, Any] | None, str | None]
 """Real inputs, and the fingerprint of the data that they are of."""
@@ -37,7 +40,8 @@ Given = tuple[dict[str, Any] | None, str | None]
 class Measured:
     """What was measured in one runtime, by step; `absent` says why there is nothing.
 
-    `energy` is of the last step, as `Energy.to_dict` has it, or None where no goal asks for it.
+    `energy` is of the last step, as `Energy.to_dict` has it, or None where no goal asks for it; `figures` too are of
+    that step, those that the recipe asks for.
     """
 
     runtime: str
@@ -45,6 +49,7 @@ class Measured:
     memory: Mapping[str, Memory]
     absent: str | None = None
     energy: Mapping[str, Any] | None = None
+    figures: Sequence[FigureRow] = ()
 
     def comparison(self, baseline: str, artifact: str) -> Comparison | None:
         """Return the paired ratio of two steps, None where either was not measured."""
@@ -94,7 +99,8 @@ def _measured(store: Store, recipe: Recipe, runtime: str, targets: list[Target],
     try:
         seen = _read(_runtime_stage(store, recipe, runtime, targets, given), runtime)
         asked = any(goal.metric == "energy_mj" and goal.on == runtime for goal in recipe.goals)
-        return replace(seen, energy=_energy(store, recipe, targets[-1], given)) if asked else seen
+        energy = _energy(store, recipe, targets[-1], given) if asked else None
+        return replace(seen, energy=energy, figures=_figures(store, recipe, seen, targets[-1], given))
     except RuntimeAbsent as fault:
         # No finished stage: the next run looks again.
         return Measured(runtime, {}, {}, str(fault))
@@ -148,6 +154,17 @@ def _energy(store: Store, recipe: Recipe, target: Target, real: Given) -> Facts:
         return {"absent": str(fault)}
 
 
+def _figures(store: Store, recipe: Recipe, seen: Measured, target: Target, real: Given) -> list[FigureRow]:
+    """Take the other figures that the recipe asks for, of the file that ships."""
+    inputs, fingerprint = real
+    if not recipe.profile.figures:
+        return []
+    asked = Request(target.path, target.runtime, _plan(recipe), inputs, lambda share, text: None)
+    request = layers_within(asked, seen.latency[target.step].percentiles()[0].ms)
+    of = {"file": target.sha256, "data": fingerprint}
+    return take_figures(store, seen.runtime, recipe.profile.figures, request, of)
+
+
 class NoCounter(Exception):
     """No counter of energy can be read, so that there is no finished stage, and the next run looks again."""
 
@@ -163,7 +180,7 @@ def _ended_too_soon(seen: Sequence[Measurement], asked: Sequence[Question]) -> b
 def questions(goals: Sequence[Goal], runtime: str, files: int, batch: int) -> tuple[Question, ...]:
     """Return what samples decide in this runtime: goals on the last file's latency, and on its speed-up over the first.
 
-    A goal on throughput is one on the median: back to back, an inference of a batch takes that long.
+    A goal on throughput is one on the mean: back to back, a batch takes that long.
     """
     last, found = files - 1, []
     for goal in (goal for goal in goals if goal.on == runtime):
@@ -173,7 +190,7 @@ def questions(goals: Sequence[Goal], runtime: str, files: int, batch: int) -> tu
         if goal.metric == "speedup" and files > 1:
             found.append(Question(goal, last, against=0))
         if goal.metric == "throughput" and goal.min:
-            found.append(Question(Goal("latency_p50_ms", max=1e3 * batch / goal.min, on=runtime), last))
+            found.append(Question(Goal("mean latency", max=1e3 * batch / goal.min, on=runtime), last, None))
     return tuple(found)
 
 

@@ -71,7 +71,7 @@ class Recipe:
             "data": asdict(data) if data else None,
             "compress": [{step.name: _settings(step)} for step in self.compress],
             "export": asdict(self.export),
-            "profile": asdict(self.profile),
+            "profile": _profile(self.profile),
             "goals": {goal.metric: _goal(goal) for goal in self.goals},
         }
         plain: dict[str, Any] = json.loads(json.dumps(made))
@@ -231,6 +231,11 @@ def _mentions(steps: Any, name: str) -> bool:
 
 def _settings(step: Step) -> Mapping[str, Any]:
     return {f.name: getattr(step.settings, f.name) for f in fields(step.settings)}  # type: ignore[arg-type]  # every pass is a dataclass
+
+
+def _profile(part: ProfilePart) -> dict[str, Any]:
+    """Leave out figures where none are asked for, so that recipes from before there were any keep their hash."""
+    return {key: value for key, value in asdict(part).items() if key != "figures" or value}
 
 
 def _goal(goal: Goal) -> dict[str, Any]:

@@ -152,6 +152,9 @@ def check_profile(profile: ProfilePart, export: ExportPart | None, say: Say) -> 
             say(key, f"`{runtime}` is given twice; keep one of the two")
         if runtime == "tensorrt" and export and not export.tensorrt:
             say(key, "`tensorrt` needs an engine; add `tensorrt: {}` to `export`")
+    for index, name in enumerate(profile.figures):
+        if name in profile.figures[:index]:
+            say(("profile", "figures", index), f"`{name}` is given twice; keep one of the two")
     batches = export.onnx.dynamic_batch if export else None
     if batches and not batches[0] <= profile.batch <= max(batches):
         message = f"got {profile.batch}, outside export.onnx.dynamic_batch [{batches[0]}, {batches[1]}]; widen that"

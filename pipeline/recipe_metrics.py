@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Runtime = Literal["ort-cpu", "ort-cuda", "tensorrt"]
+FigureName = Literal["cold", "gaps", "throughput", "concurrency", "layers"]
+"""What can be measured beside the warm latency; see `taking.TAKERS`."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ..compress.prune import Prune
 from ..compress.quantize import Quantize
 from ..compress.sparsify import Sparsify
 from ..compress.trim import Trim
-from .recipe_metrics import Runtime
+from .recipe_metrics import FigureName, Runtime
 
 _CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -97,12 +97,13 @@ class ExportPart:
 @with_config(_CLOSED)
 @dataclass(frozen=True)
 class ProfilePart:
-    """How latency is measured; `budget_seconds` is for each runtime."""
+    """How latency is measured; `budget_seconds` is for each runtime, and once more for each of `figures`."""
 
     runtimes: Annotated[tuple[Runtime, ...], MinLen(1)] = ("ort-cpu",)
     batch: Positive = 1
     threads: Positive = 1
     budget_seconds: Annotated[float, Gt(0), Le(3600)] = 20.0
+    figures: tuple[FigureName, ...] = ()
 
 
 @with_config(_CLOSED)

@@ -107,6 +107,35 @@ class ComparisonRow:
 
 
 @dataclass(frozen=True)
+class ValueRow:
+    """One number of a figure beside the warm latency, and what it is; without a number, why."""
+
+    name: str
+    figure: Figure | None
+    unit: str
+    what: str
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """One of the recipe's `profile.figures`, of the file that ships, in one runtime.
+
+    Attributes:
+        name: as in the recipe.
+        lines: what the profiler says of it.
+        data: what the profiler found, without the raw samples: they are in the stage's folder.
+        absent: why it could not be measured there.
+    """
+
+    name: str
+    runtime: str
+    values: list[ValueRow] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
+    absent: str | None = None
+
+
+@dataclass(frozen=True)
 class GoalRow:
     """One goal of the recipe and what became of it."""
 
@@ -142,10 +171,13 @@ class RunRecord:
     workdir: str = "."
     finished_at: str = ""
     """When the verdict was reached, UTC, ISO 8601."""
+    figures: list[FigureRow] = field(default_factory=list)
 
     def to_json(self) -> str:
-        """Return the record as JSON text."""
+        """Return the record as JSON text, with `figures` where the recipe asks for any."""
         plain = asdict(self)
+        if not self.figures:
+            del plain["figures"]
         for row in (row for artifact in plain["artifacts"] for row in artifact["parity"]):
             row.update({key: None for key, value in row.items() if isinstance(value, float) and not isfinite(value)})
         return json.dumps(plain, indent=1, allow_nan=False) + "\n"

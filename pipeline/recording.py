@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..models.data import Dataset
 from ..profile.environment import environment
 from ..profile.goals import GoalVerdict, Reading, Verdict
+from .figure_rows import TITLES
 from .judging import Evidence, quality
 from .measuring import Measured
 from .recipe import Recipe
@@ -76,6 +77,7 @@ def make_record(findings: Findings, store: Store, total_s: float) -> RunRecord:
         seconds={**store.seconds, "bookkeeping": store.bookkeeping_s, "total": total_s},
         notes=_notes(findings),
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        figures=[row for m in evidence.measured.values() for row in m.figures],
     )
 
 
@@ -232,9 +234,10 @@ def _figure(reading: Reading, factor: float = 1.0) -> Figure | None:
 def _notes(findings: Findings) -> list[str]:
     absent = [f"{m.runtime}: not measured: {m.absent}" for m in findings.evidence.measured.values() if m.absent]
     disturbed = {f"{m.runtime}: {note}" for m in findings.evidence.measured.values() for one in m.latency.values() for note in one.notes}  # fmt: skip # noqa: E501
+    figures = [f"{row.runtime}, {TITLES[row.name]}: {note}" for m in findings.evidence.measured.values() for row in m.figures for note in row.data.get("notes", ())]  # fmt: skip # noqa: E501
     broken = [
         f"{taken.label}: its ONNX file differs from the graph by more than its tolerance"
         for taken in findings.steps
         if not all(row["passed"] for row in taken.exported.checked.facts["parity"])
     ]
-    return [*broken, *absent, *sorted(disturbed), findings.verdict.reason]
+    return [*broken, *absent, *sorted(disturbed), *figures, findings.verdict.reason]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from .record import Outcome, RunRecord, StepRow
+from .report_figures import figure_tables
 from .report_numbers import (
     NONE,
     clean,
@@ -45,6 +46,7 @@ def markdown_text(record: RunRecord) -> str:
         f"### {SYMBOLS[record.outcome]} {escape(verdict_line(record), 600)}",
         _goals(record),
         _before_after(record),
+        *_figures(record),
         _artifact(record),
         _measured_on(record),
     ]
@@ -97,6 +99,11 @@ def _latency_rows(record: RunRecord) -> Iterable[tuple[str, ...]]:
         for q in sorted(before.keys() & after.keys()):
             factor = figure_text(row.speedup, "x") if percentile_name(q) == "p50" else NONE
             yield f"{label} {percentile_name(q)}, {row.runtime}", f"{before[q]:.3g} ms", f"{after[q]:.3g} ms", factor
+
+
+def _figures(record: RunRecord) -> Iterable[str]:
+    for one in figure_tables(record):
+        yield f"**{escape(one.title)}**\n\n{table(one.head, one.rows, one.numbers)}"
 
 
 def _artifact(record: RunRecord) -> str:

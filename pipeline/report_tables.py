@@ -1,24 +1,13 @@
-"""The tables of the HTML report, every cell a text: steps, artifacts, scores, parity, latency and comparisons."""
+"""The tables of the HTML report, every cell a text: steps, artifacts, scores, parity, latency, comparisons, figures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from .plots import step_latency_text
 from .record import ArtifactRow, Figure, LatencyRow, RunRecord
+from .report_figures import Table, figure_tables
 from .report_numbers import NONE, count, duration, figure_text, percent, percentile_name, settings_text, shorten, size
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of texts; `numbers` are the columns aligned right, `rows` as long as `head`."""
-
-    title: str
-    head: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    numbers: frozenset[int] = field(default_factory=frozenset)
-    note: str = ""
 
 
 def tables_of(record: RunRecord) -> list[Table]:
@@ -30,6 +19,7 @@ def tables_of(record: RunRecord) -> list[Table]:
         _parity(record),
         _latency(record.latency),
         _comparisons(record),
+        *figure_tables(record),
     ]
 
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from .plots import goal_plot, latency_plot, step_panels
 from .record import ArtifactRow, Outcome, RunRecord
+from .report_figures import layer_plots
 from .report_junit import run_seconds
 from .report_numbers import (
     NONE,
@@ -71,6 +72,7 @@ def view(record: RunRecord) -> dict[str, Any]:
         "ships": [_ship(row) for row in record.artifacts if row.ships],
         "latency_plots": [Markup(svg) for svg in _latency_plots(record)],
         "step_plots": [Markup(svg) for svg in step_panels(record.steps)],
+        "layer_plots": [Markup(svg) for svg in layer_plots(record)],
         "tables": [table for table in tables_of(record) if table.rows],
         "sections": _sections(record),
         "recipe": _recipe(record),

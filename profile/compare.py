@@ -16,6 +16,7 @@ from .sampling import Report
 from .sequential import looks_tail
 from .stats import TAIL, Estimate, median_interval, median_ratio_interval
 
+_ALIKE = "measure both alike on one machine"
 RatioOutcome = Literal["faster", "slower", "same", "unclear"]
 
 
@@ -136,8 +137,8 @@ def compare_with_stored(stored: Measurement, now: Measurement, allowance: float 
     Raises:
         BadPlan: environment, runtime, kind of inputs or plan differ.
     """
-    facts = {"runtime": (stored.runtime, now.runtime), "inputs": (stored.inputs, now.inputs)}
-    _check_alike(stored, now, facts | _plans(_how(stored.plan), _how(now.plan)), "measure both alike on one machine")
+    check_comparable(stored, now.runtime, now.plan, now.environment)
+    _check_alike(stored.name, now.name, {"inputs": (stored.inputs, now.inputs)}, _ALIKE)
     found = _ratio_of_medians(stored, now)
     outcome = ratio_outcome(found, allowance)
     if outcome != "same" and found.low is not None and found.high is not None:
@@ -148,6 +149,16 @@ def compare_with_stored(stored: Measurement, now: Measurement, allowance: float 
         f"{_end(found.high)}); between two runs a difference of up to {allowance:.0%} counts as none"
     )
     return Comparison(found.value, found.low, found.high, outcome, reason, stored, now)
+
+
+def check_comparable(stored: Measurement, runtime: str, plan: Plan, environment: Mapping[str, Any]) -> None:
+    """Check that a measurement still to be taken can be compared with a stored one.
+
+    Raises:
+        BadPlan: environment, runtime or plan differ.
+    """
+    facts = _environments(stored.environment, environment) | {"runtime": (stored.runtime, runtime)}
+    _check_alike(stored.name, "this run", facts | _plans(_how(stored.plan), _how(plan)), _ALIKE)
 
 
 def ratio_outcome(found: Estimate, margin: float) -> RatioOutcome:
@@ -176,20 +187,35 @@ def _ratio_of_medians(stored: Measurement, now: Measurement) -> Estimate:
 def _how(plan: Plan) -> Plan:
     """Return the part of a plan that changes what is measured, not how precisely."""
     usual = Plan()
-    free = ("warmup_s", "warmup_cap_s", "budget_s", "min_rounds", "max_rounds", "quantile", "precision", "same_margin")
+    free = (
+        "warmup_s",
+        "warmup_cap_s",
+        "least_s",
+        "budget_s",
+        "min_rounds",
+        "max_rounds",
+        "quantile",
+        "precision",
+        "same_margin",
+    )
     return replace(plan, **{name: getattr(usual, name) for name in free})
 
 
 def _check_paired(a: Measurement, b: Measurement) -> None:
-    facts = {"rounds": (len(a.samples_ns), len(b.samples_ns)), "group": (a.group, b.group)}
-    _check_alike(a, b, _plans(a.plan, b.plan) | facts, "measure them interleaved")
+    facts: dict[str, tuple[Any, Any]] = {"rounds": (len(a.samples_ns), len(b.samples_ns)), "group": (a.group, b.group)}
+    facts = _environments(a.environment, b.environment) | _plans(a.plan, b.plan) | facts
+    _check_alike(a.name, b.name, facts, "measure them interleaved")
 
 
-def _check_alike(a: Measurement, b: Measurement, facts: Mapping[str, tuple[Any, Any]], fix: str) -> None:
-    where_a, where_b = comparison_key(a.environment), comparison_key(b.environment)
-    for name, (one, other) in ({key: (where_a[key], where_b[key]) for key in where_a} | dict(facts)).items():
+def _check_alike(a: str, b: str, facts: Mapping[str, tuple[Any, Any]], fix: str) -> None:
+    for name, (one, other) in facts.items():
         if one != other:
-            raise BadPlan(f"{a.name} and {b.name} cannot be compared: {name} differs ({one} and {other}); {fix}")
+            raise BadPlan(f"{a} and {b} cannot be compared: {name} differs ({one} and {other}); {fix}")
+
+
+def _environments(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    where_a, where_b = comparison_key(a), comparison_key(b)
+    return {key: (where_a[key], where_b[key]) for key in where_a}
 
 
 def _plans(a: Plan, b: Plan) -> dict[str, tuple[Any, Any]]:

@@ -127,6 +127,7 @@ def test_a_command_line_and_a_model_can_be_measured() -> None:
         (["--on", "ftp://edge"], "'ftp://edge': wanted ssh://user@host"),
         (["--on", "ssh://edge", "--cold"], "--cold: is measured on this machine alone"),
         (["--runtime", "rtx"], "rtx"),
+        (["--runtime", "torch", "--cold"], "--cold: is measured of a file in a fresh process"),
     ],
 )
 def test_bad_wishes_are_refused(words: list[str], said: str, file: Callable[[int], Path]) -> None:

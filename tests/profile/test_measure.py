@@ -254,7 +254,7 @@ def test_a_stored_run_of_elsewhere_is_refused(changes: dict[str, Any], what: str
     """Only runs of one machine, runtime, kind of inputs and plan are compared; budgets may differ."""
     a = invented("a", np.full(50, 1e6))
     assert compare_with_stored(a, replace(a, plan=Plan(budget_s=1.0))).outcome == "same"
-    with refused(f"a and a cannot be compared: {what} differs"):
+    with refused(f"cannot be compared: {what} differs"):
         compare_with_stored(a, replace(a, **changes))
 
 
