@@ -125,7 +125,7 @@ def _runtime_stage(store: Store, recipe: Recipe, runtime: str, targets: list[Tar
         "environment": comparison_key(environment()),
     }
     stage = store.run(f"measure-{runtime}", given, make)
-    if _ended_too_soon(list(_latency(stage).values()), asked):
+    if ended_too_soon(list(_latency(stage).values()), asked):
         return store.run(f"measure-{runtime}", given | {"goals": [asdict(one.goal) for one in asked]}, make)
     return stage
 
@@ -169,7 +169,7 @@ class NoCounter(Exception):
     """No counter of energy can be read, so that there is no finished stage, and the next run looks again."""
 
 
-def _ended_too_soon(seen: Sequence[Measurement], asked: Sequence[Question]) -> bool:
+def ended_too_soon(seen: Sequence[Measurement], asked: Sequence[Question]) -> bool:
     """Tell whether sampling once ended, for goals that were others then, before these were decided."""
     if seen[0].stop_reason in (BUDGET, MAX_ROUNDS):
         return False

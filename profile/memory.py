@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 
 from .child import MODULE_FLAGS, Ended, run_to_end
-from .child import REPLY as REPLY
-from .child import death as death
 from .device_memory import DeviceMemory
 from .devices import GPU_RUNTIMES
 from .errors import BadPlan, RuntimeAbsent
@@ -108,15 +106,6 @@ def peak_memory(
     weights = read_weights(path)
     found = replace(found, weights_bytes=reply.get("weights_bytes") if weights is None else weights.bytes)
     return replace(found, blind_spots=blind_spots(found, runtime))
-
-
-def run_child(command: Sequence[str], folder: Path, file_bytes: int, timeout_s: float) -> Memory:
-    """Run a child that writes `reply.json` into `folder` step by step, and make a result of what it left there.
-
-    Raises:
-        BadPlan: the child reports bad input (`RuntimeAbsent` included).
-    """
-    return memory_of(run_to_end(command, folder, timeout_s), file_bytes)
 
 
 def memory_of(ended: Ended, file_bytes: int, device: DeviceMemory | None = None) -> Memory:

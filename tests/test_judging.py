@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from shipworthy.export.artifact import Target
 from shipworthy.pipeline.judging import Evidence, doubts, judge_goals, quality
-from shipworthy.pipeline.measuring import Measured, questions
+from shipworthy.pipeline.measuring import Measured, ended_too_soon, questions
 from shipworthy.pipeline.record import ArtifactRow, ParityRow, RunRecord
 from shipworthy.pipeline.stages import Exported
 from shipworthy.pipeline.store import Stage
@@ -18,6 +19,7 @@ from shipworthy.profile.goals import Goal, GoalVerdict, Outcome, conclude
 from shipworthy.profile.measure import Measurement
 from shipworthy.profile.memory import Memory
 from shipworthy.profile.plan import Plan
+from shipworthy.profile.sequential import Question
 
 SMALL = Goal("size_mb", max=1000)
 LABELS = np.arange(100) % 4
@@ -189,3 +191,14 @@ def test_samples_decide_what_can_be_decided_by_samples() -> None:
     ]
     assert found[2].goal.max == 8.0  # four examples in 8 ms are 500 a second
     assert [one.goal.metric for one in questions(goals, "ort-cpu", 1, 1)] == ["latency_p90_ms", "mean latency"]
+
+
+def test_samples_that_ended_early_for_other_goals_are_taken_again() -> None:
+    """Stored samples that leave a new goal undecided are too few, unless the budget is what ended them."""
+    generator = np.random.default_rng(0)
+    seen = replace(measurement("m", generator.normal(1e6, 1e5, 300).astype(int).tolist()), stop_reason="decided")
+    near, far = (Question(Goal("latency_p50_ms", max=bound)) for bound in (1.0, 2.0))
+    assert ended_too_soon([seen], [near])
+    assert not ended_too_soon([seen], [far])
+    assert not ended_too_soon([replace(seen, stop_reason="budget")], [near])
+    assert not ended_too_soon([seen], [])

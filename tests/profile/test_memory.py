@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from shipworthy.profile.child import Ended, died_of_memory, run_to_end
+from shipworthy.profile.child import Ended, death, died_of_memory, run_to_end
 from shipworthy.profile.devices import cuda_absent
 from shipworthy.profile.errors import BadPlan, RuntimeAbsent
-from shipworthy.profile.memory import Memory, Trial, death, join, memory_of, peak_memory, run_child
+from shipworthy.profile.memory import Memory, Trial, join, memory_of, peak_memory
 from shipworthy.profile.memory_figures import BY_ALLOCATOR, BY_DIFFERENCE, BY_ENGINE, BY_TORCH, blind_spots
 from shipworthy.profile.memory_limit import lacks_memory
 from shipworthy.profile.plan import Plan
@@ -36,7 +36,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="limits are Linux'
 def child(folder: Path, reply: str, then: str, timeout_s: float = 30.0) -> Memory:
     """Run a child that leaves this reply and then does that."""
     code = ANSWER.replace("{}", reply) + then
-    return run_child([sys.executable, "-c", code, str(folder)], folder, 7, timeout_s)
+    return memory_of(run_to_end([sys.executable, "-c", code, str(folder)], folder, timeout_s), 7)
 
 
 def test_memory_grows_by_what_the_file_needs(model: Path, write: Callable[[str, str], Path]) -> None:
