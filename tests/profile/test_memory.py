@@ -149,7 +149,7 @@ def test_a_child_that_takes_too_long_is_a_result(tmp_path: Path) -> None:
 
 def test_a_child_that_cannot_start_is_a_result(tmp_path: Path) -> None:
     """A command that is not there is a result, not a traceback."""
-    failed = run_child([str(tmp_path / "absent")], tmp_path, 7, 1.0).failed
+    failed = run_to_end([str(tmp_path / "absent")], tmp_path, 1.0).failed
     assert failed is not None
     assert failed.startswith("the child process could not be started")
 
