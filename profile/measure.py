@@ -75,7 +75,9 @@ class Measurement:
 
     def __post_init__(self) -> None:
         for name in _SERIES:
-            object.__setattr__(self, name, array("q", getattr(self, name)))
+            given = getattr(self, name)
+            held = given if isinstance(given, array) and given.typecode == "q" else array("q", given)
+            object.__setattr__(self, name, held)
 
     @property
     def tail(self) -> float:

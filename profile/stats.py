@@ -17,6 +17,7 @@ _Floats = npt.NDArray[np.float64]
 
 TAIL = 0.025
 _NORMAL = NormalDist()
+_FIRST_LAGS, _BLOCK = 1 << 10, 1 << 15
 FEWEST_FOR_INTERVAL = 6  # of 5 samples, all lie on one side of the median in 2 * 0.5**5 = 6 % of cases
 
 
@@ -60,19 +61,28 @@ def percentile(samples: Samples, q: float, tail: float = TAIL, *, independent: b
         independent: whether samples are known not to depend on each other, such as those of fresh processes.
 
     Returns:
-        The estimate, or None for fewer than `fewest_samples(q)` samples. It has no interval where they are worth fewer
-        than three quarters of that.
+        The estimate, or None for fewer than `fewest_samples(q)` samples. It has no interval where they, or those around
+        the median, are worth fewer than three quarters of that.
     """
     x = np.asarray(samples, dtype=np.float64)
     if x.size < fewest_samples(q):
         return None
     value = float(np.percentile(x, q))
     worth, freedom = (float(x.size), math.inf) if independent else _dependence(x <= value)
-    if x.size < FEWEST_FOR_INTERVAL or worth < 0.75 * fewest_samples(q):
+    if x.size < FEWEST_FOR_INTERVAL or not (independent or _bounded(x, q, worth)):
         return Estimate(value)
     low, high = _ranks_of_dependent(x.size, worth, q / 100, student_tail(tail, freedom))
     ordered = np.sort(x)
     return Estimate(value, _at_rank(ordered, low), _at_rank(ordered, high))
+
+
+def _bounded(x: _Floats, q: float, worth: float) -> bool:
+    """Tell whether samples are worth enough independent ones to bound a percentile.
+
+    How the few samples beyond a tail percentile depend on each other is hardly known; those around the median tell too.
+    """
+    least = 0.75 * fewest_samples(q)
+    return worth >= least and (q == 50 or _dependence(x <= np.median(x))[0] >= least)
 
 
 def _at_rank(ordered: _Floats, rank: float) -> float | None:
@@ -139,10 +149,7 @@ def _dependence(series: npt.NDArray[Any]) -> tuple[float, float]:
     An autocorrelation time summed up to lag m of n samples has a relative variance of about 2 (2 m + 1) / n (Sokal,
     "Monte Carlo methods in statistical mechanics", 1996), which is that of a variance with n / (2 m + 1) degrees.
     """
-    rho = _autocorrelation(series.astype(np.float64))
-    pairs = rho[0 : rho.size // 2 * 2 : 2] + rho[1 : rho.size // 2 * 2 : 2]
-    negative = np.flatnonzero(pairs <= 0)
-    initial = pairs[: negative[0]] if negative.size else pairs
+    initial = _initial_pairs(series.astype(np.float64))
     time = 2 * float(np.minimum.accumulate(initial).sum()) - 1 if initial.size else 1.0
     last_lag = max(0, 2 * initial.size - 1)
     if time <= 1:
@@ -160,16 +167,36 @@ def student_tail(tail: float, freedom: float) -> float:
     return _NORMAL.cdf(-(z + first / nu + second / nu**2))
 
 
-def _autocorrelation(series: _Floats) -> _Floats:
-    """Return the autocorrelation at lags 0, 1, ...; of a constant series 1, 0, 0, ..."""
+def _initial_pairs(series: _Floats) -> _Floats:
+    """Return the sums of the autocorrelation at lags 0 and 1, 2 and 3, ..., up to the first that is not above zero."""
+    lags = min(_FIRST_LAGS, series.size)
+    while True:
+        rho = _autocorrelation(series, lags)
+        pairs = rho[0 : lags // 2 * 2 : 2] + rho[1 : lags // 2 * 2 : 2]
+        negative = np.flatnonzero(pairs <= 0)
+        if negative.size or lags == series.size:
+            return pairs[: negative[0]] if negative.size else pairs
+        lags = min(4 * lags, series.size)
+
+
+def _autocorrelation(series: _Floats, lags: int) -> _Floats:
+    """Return the autocorrelation at lags 0, 1, ..., `lags - 1`; of a constant series 1, 0, 0, ...
+
+    Block by block, so that a long series needs no transform of its own length.
+    """
     n = series.size
     centred = series - series.mean()
     power = float(centred @ centred)
     if power <= n * (1e-12 * float(series.mean())) ** 2:  # equal but for rounding
-        return np.concatenate(([1.0], np.zeros(n - 1)))
-    size = 1 << (2 * n - 1).bit_length()
-    spectrum = np.fft.rfft(centred, size)
-    return np.asarray(np.fft.irfft(spectrum * spectrum.conj(), size)[:n] / power, dtype=np.float64)
+        return np.concatenate(([1.0], np.zeros(lags - 1)))
+    block = min(n, max(_BLOCK, lags))
+    size = 1 << (2 * block + lags - 1).bit_length()
+    found = np.zeros(lags)
+    for start in range(0, n, block):
+        own, ahead = centred[start : start + block], centred[start : start + block + lags - 1]
+        spectrum = np.fft.rfft(own, size).conj() * np.fft.rfft(ahead, size)
+        found += np.fft.irfft(spectrum, size)[:lags]
+    return np.asarray(found / power, dtype=np.float64)
 
 
 def _ranks_of_dependent(n: int, worth: float, share: float, tail: float) -> tuple[float, float]:

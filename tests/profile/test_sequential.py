@@ -135,7 +135,8 @@ def test_slow_changes_of_pace_seldom_decide_wrongly_after_the_least_time() -> No
 def test_a_missed_percentile_without_an_upper_end_is_missed() -> None:
     """Where the samples bound a percentile from below alone, and that is above the bound, the goal is missed."""
     question = Question(Goal("latency_p99_ms", max=0.5), quantile=99.0)
-    bursts = np.where(np.random.default_rng(11).random(763) < 0.03, 2e6, 1e5) * np.linspace(1, 1.01, 763)
+    generator = np.random.default_rng(11)
+    bursts = np.where(generator.random(763) < 0.03, 2e6, 1e5) * generator.uniform(1, 1.01, 763)
     found = question.estimate([bursts.astype(int).tolist()], 1e-4)
     assert found is not None
     assert found.low is not None
