@@ -161,13 +161,15 @@ def invented_clock(rate: int) -> Callable[[], int]:
 
 def overhead_report(rows: Sequence[Row]) -> str:
     """Return times and memory, and whether both goals are reached."""
+    from shipworthy.profile.plan import Plan
+
     times, memory = [row for row in rows if row["rate"] is None], [row for row in rows if row["rate"] is not None]
     text = "".join(_time_text(row) for row in times)
     reached = all("added_mb" in row and row["added_mb"] < MEMORY_GOAL_MB for row in memory)
     head = ("samples a second", "samples", "invented minutes", "MB added at the peak", "ended by")
     return (
         f"{text}\nMemory of a series in a fresh process on an invented clock, percentiles included. The default plan\n"
-        f"ends at 20,000 rounds; these raise `max_rounds`.\n\n{table(head, map(_memory_line, memory))}\n"
+        f"ends at {Plan().max_rounds:,} rounds; these raise `max_rounds`.\n\n{table(head, map(_memory_line, memory))}\n"
         + goal(f"under {MEMORY_GOAL_MB} MB for {MINUTES} minutes at every rate", reached)
     )
 

@@ -68,21 +68,29 @@ def percentile(samples: Samples, q: float, tail: float = TAIL, *, independent: b
     if x.size < fewest_samples(q):
         return None
     value = float(np.percentile(x, q))
-    worth, freedom = (float(x.size), math.inf) if independent else _dependence(x <= value)
-    if x.size < FEWEST_FOR_INTERVAL or not (independent or _bounded(x, q, worth)):
+    worth, freedom = (float(x.size), math.inf) if independent else _worth(x, q, value)
+    if x.size < FEWEST_FOR_INTERVAL or not worth:
         return Estimate(value)
     low, high = _ranks_of_dependent(x.size, worth, q / 100, student_tail(tail, freedom))
     ordered = np.sort(x)
     return Estimate(value, _at_rank(ordered, low), _at_rank(ordered, high))
 
 
-def _bounded(x: _Floats, q: float, worth: float) -> bool:
-    """Tell whether samples are worth enough independent ones to bound a percentile.
+def _worth(x: _Floats, q: float, value: float) -> tuple[float, float]:
+    """Return what samples are worth for a percentile, and with how many degrees of freedom; nothing if too little.
 
-    How the few samples beyond a tail percentile depend on each other is hardly known; those around the median tell too.
+    How the few samples beyond a tail percentile depend on each other is hardly known. So those around the median have
+    their say where they depend more: they must be worth enough too, and a quarter of the estimate is theirs (in logs;
+    the share is from simulation, see `benchmarks/profiler.py coverage`).
     """
     least = 0.75 * fewest_samples(q)
-    return worth >= least and (q == 50 or _dependence(x <= np.median(x))[0] >= least)
+    worth, freedom = _dependence(x <= value)
+    if q != 50:
+        middle = _dependence(x <= np.median(x))[0]
+        if middle < least:
+            return 0.0, freedom
+        worth = min(worth, worth**0.75 * middle**0.25)
+    return (worth if worth >= least else 0.0), freedom
 
 
 def _at_rank(ordered: _Floats, rank: float) -> float | None:
@@ -149,7 +157,7 @@ def _dependence(series: npt.NDArray[Any]) -> tuple[float, float]:
     An autocorrelation time summed up to lag m of n samples has a relative variance of about 2 (2 m + 1) / n (Sokal,
     "Monte Carlo methods in statistical mechanics", 1996), which is that of a variance with n / (2 m + 1) degrees.
     """
-    initial = _initial_pairs(series.astype(np.float64))
+    initial = _initial_pairs(series)
     time = 2 * float(np.minimum.accumulate(initial).sum()) - 1 if initial.size else 1.0
     last_lag = max(0, 2 * initial.size - 1)
     if time <= 1:
@@ -167,7 +175,7 @@ def student_tail(tail: float, freedom: float) -> float:
     return _NORMAL.cdf(-(z + first / nu + second / nu**2))
 
 
-def _initial_pairs(series: _Floats) -> _Floats:
+def _initial_pairs(series: npt.NDArray[Any]) -> _Floats:
     """Return the sums of the autocorrelation at lags 0 and 1, 2 and 3, ..., up to the first that is not above zero."""
     lags = min(_FIRST_LAGS, series.size)
     while True:
@@ -179,23 +187,23 @@ def _initial_pairs(series: _Floats) -> _Floats:
         lags = min(4 * lags, series.size)
 
 
-def _autocorrelation(series: _Floats, lags: int) -> _Floats:
+def _autocorrelation(series: npt.NDArray[Any], lags: int) -> _Floats:
     """Return the autocorrelation at lags 0, 1, ..., `lags - 1`; of a constant series 1, 0, 0, ...
 
-    Block by block, so that a long series needs no transform of its own length.
+    Block by block, so that a long series needs neither a transform nor a copy of its own length.
     """
-    n = series.size
-    centred = series - series.mean()
-    power = float(centred @ centred)
-    if power <= n * (1e-12 * float(series.mean())) ** 2:  # equal but for rounding
-        return np.concatenate(([1.0], np.zeros(lags - 1)))
+    n, mean = series.size, float(series.mean())
     block = min(n, max(_BLOCK, lags))
     size = 1 << (2 * block + lags - 1).bit_length()
-    found = np.zeros(lags)
+    found, power = np.zeros(lags), 0.0
     for start in range(0, n, block):
-        own, ahead = centred[start : start + block], centred[start : start + block + lags - 1]
+        ahead = series[start : start + block + lags - 1] - mean
+        own = ahead[:block]
+        power += float(own @ own)
         spectrum = np.fft.rfft(own, size).conj() * np.fft.rfft(ahead, size)
         found += np.fft.irfft(spectrum, size)[:lags]
+    if power <= n * (1e-12 * mean) ** 2:  # equal but for rounding
+        return np.concatenate(([1.0], np.zeros(lags - 1)))
     return np.asarray(found / power, dtype=np.float64)
 
 
