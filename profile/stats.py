@@ -64,7 +64,7 @@ def percentile(samples: Samples, q: float, tail: float = TAIL, *, independent: b
         The estimate, or None for fewer than `fewest_samples(q)` samples. It has no interval where they, or those around
         the median, are worth fewer than three quarters of that.
     """
-    x = np.asarray(samples, dtype=np.float64)
+    x = np.asarray(samples)  # no copy of what is an array already
     if x.size < fewest_samples(q):
         return None
     value = float(np.percentile(x, q))
@@ -76,7 +76,7 @@ def percentile(samples: Samples, q: float, tail: float = TAIL, *, independent: b
     return Estimate(value, _at_rank(ordered, low), _at_rank(ordered, high))
 
 
-def _worth(x: _Floats, q: float, value: float) -> tuple[float, float]:
+def _worth(x: npt.NDArray[Any], q: float, value: float) -> tuple[float, float]:
     """Return what samples are worth for a percentile, and with how many degrees of freedom; nothing if too little.
 
     How the few samples beyond a tail percentile depend on each other is hardly known. So those around the median have
@@ -93,11 +93,13 @@ def _worth(x: _Floats, q: float, value: float) -> tuple[float, float]:
     return (worth if worth >= least else 0.0), freedom
 
 
-def _at_rank(ordered: _Floats, rank: float) -> float | None:
+def _at_rank(ordered: npt.NDArray[Any], rank: float) -> float | None:
     """Return the order statistic at a 1-based rank, interpolated; None beyond the samples."""
     if not 1 <= rank <= ordered.size:
         return None
-    return float(np.interp(rank, np.arange(1, ordered.size + 1), ordered))
+    whole = math.floor(rank)
+    below, above = float(ordered[whole - 1]), float(ordered[min(whole, ordered.size - 1)])
+    return below + (rank - whole) * (above - below)
 
 
 def median_interval(samples: Samples, tail: float = TAIL) -> Estimate:

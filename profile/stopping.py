@@ -110,7 +110,7 @@ class Figure:
 
     def relative_width(self, count: int | None = None) -> float:
         """Return the half width of its interval as a share of the median, of the first `count` samples or of all."""
-        x = np.asarray(self.samples[:count], float)
+        x = np.asarray(self.samples)[:count]
         found = percentile(x, self.q)
         if found is None or found.low is None or found.high is None:
             return math.inf
