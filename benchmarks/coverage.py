@@ -12,6 +12,7 @@ import fnmatch
 import importlib
 import json
 import multiprocessing
+import re
 import resource
 import tempfile
 import time
@@ -120,9 +121,8 @@ def _send(work: Work, entry: Entry, sender: Any) -> None:
     try:
         work(entry, found)
     except Exception as fault:
-        found["fault"] = (
-            f"{found.get('step', 'build')}: {type(fault).__name__}: {str(fault).strip().partition(chr(10))[0][:200]}"
-        )
+        said = re.sub(r"\S*/site-packages/", "", str(fault).strip().partition("\n")[0])  # no path of this machine
+        found["fault"] = f"{found.get('step', 'build')}: {type(fault).__name__}: {said[:200]}"
     found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     sender.send(found)
 
