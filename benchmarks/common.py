@@ -6,7 +6,8 @@ import argparse
 import json
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -89,6 +90,23 @@ def write_results(out: Path, name: str, markdown: str, data: Mapping[str, Any]) 
     write_text(out / f"{name}.md", markdown)
     write_text(out / f"{name}.json", json.dumps({"schema": SCHEMA, **data}, indent=1, allow_nan=False) + "\n")
     print(markdown)
+
+
+def read_rows(file: Path | None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file that an interrupted run goes on from; a line that was cut off is passed over."""
+    for line in file.read_text(encoding="utf-8").splitlines() if file is not None and file.is_file() else ():
+        with suppress(json.JSONDecodeError):
+            yield json.loads(line)
+
+
+def add_row(file: Path | None, row: Mapping[str, Any], *, allow_nan: bool = True) -> None:
+    """Append a row to a file, on a line of its own even after one that was cut off."""
+    if file is None:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    whole = not file.is_file() or file.read_bytes()[-1:] in (b"", b"\n")
+    with file.open("a", encoding="utf-8") as opened:
+        opened.write(("" if whole else "\n") + json.dumps(row, allow_nan=allow_nan) + "\n")
 
 
 def quick_recipe(recipe: Path, folder: Path) -> Path:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
-import json
 import multiprocessing
 import re
 import resource
@@ -21,7 +20,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shipworthy.benchmarks.common import arguments, machine, machine_text, pruning_tool, table, write_results
+from shipworthy.benchmarks.common import (
+    add_row,
+    arguments,
+    machine,
+    machine_text,
+    pruning_tool,
+    read_rows,
+    table,
+    write_results,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -67,25 +75,17 @@ def main() -> None:
             if tool not in row:
                 work, limit = (ours, args.seconds) if tool == "ours" else (theirs, args.their_seconds)
                 row[tool] = apart(work, ENTRIES[name], limit)
-                _add(args.rows, {"name": name, tool: row[tool]})
+                add_row(args.rows, {"name": name, tool: row[tool]})
         print(*cells(known[name]), sep=" | ", flush=True)
     report(args.out, [known[name] for name in chosen if name in known], quick=args.quick)
 
 
 def _read(path: Path | None) -> dict[str, Row]:
-    if path is None or not path.is_file():
-        return {}
+    """Return what is known of each model: a line for each tool."""
     rows: dict[str, Row] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        found = json.loads(line)
+    for found in read_rows(path):
         rows[found["name"]] = rows.get(found["name"], {}) | found
     return rows
-
-
-def _add(path: Path | None, row: Row) -> None:
-    if path is not None:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
 
 
 def apart(work: Work, entry: Entry, seconds: float) -> Row:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from shipworthy.benchmarks import common
 
 Row = dict[str, Any]
 Work = Callable[[Any], Row]
@@ -62,23 +63,13 @@ def plainly(work: Work) -> Iterator[Work]:
 
 
 def read_rows(file: Path | None) -> dict[str, Row]:
-    """Return the rows of a file by their key; a line that was cut off is passed over."""
-    rows: dict[str, Row] = {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file is not None and file.is_file() else ():
-        with suppress(json.JSONDecodeError):
-            row = json.loads(line)
-            rows[row["key"]] = row
-    return rows
+    """Return the rows of a file by their key."""
+    return {row["key"]: row for row in common.read_rows(file)}
 
 
 def add_row(file: Path | None, row: Row) -> None:
-    """Append a row to a file, on a line of its own even after one that was cut off."""
-    if file is None:
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    whole = not file.is_file() or file.read_bytes()[-1:] in (b"", b"\n")
-    with file.open("a", encoding="utf-8") as opened:
-        opened.write(("" if whole else "\n") + json.dumps(row, allow_nan=False) + "\n")
+    """Append a row to a file; a figure that is no number is refused."""
+    common.add_row(file, row, allow_nan=False)
 
 
 def goal(text: str, reached: bool) -> str:

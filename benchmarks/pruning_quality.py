@@ -8,16 +8,15 @@ out (`--choose`); test images are for the final table only.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shipworthy.benchmarks import common
 from shipworthy.benchmarks.common import arguments, fewer_tests, pruning_tool
 from shipworthy.benchmarks.pruning_report import BASELINE, USUAL, How, Seen, report, report_choice
 from shipworthy.benchmarks.pruning_tools import CANDIDATES, OURS, THEIRS, Setting
@@ -187,23 +186,13 @@ def done(run: Run, exam: Exam) -> Row:
 
 
 def read_rows(file: Path | None) -> dict[str, Row]:
-    """Return the rows of a file by their key; a line that was cut off is passed over."""
-    rows: dict[str, Row] = {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file is not None and file.is_file() else ():
-        with suppress(json.JSONDecodeError):
-            row = Row(**json.loads(line))
-            rows[row.key] = row
-    return rows
+    """Return the rows of a file by their key."""
+    return {row.key: row for row in (Row(**found) for found in common.read_rows(file))}
 
 
 def add_row(file: Path | None, row: Row) -> None:
-    """Append a row to a file, on a line of its own even after one that was cut off."""
-    if file is None:
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    whole = not file.is_file() or file.read_bytes()[-1:] in (b"", b"\n")
-    with file.open("a", encoding="utf-8") as opened:
-        opened.write(("" if whole else "\n") + json.dumps(asdict(row)) + "\n")
+    """Append a row to a file."""
+    common.add_row(file, asdict(row))
 
 
 # --- choosing

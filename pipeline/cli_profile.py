@@ -89,16 +89,16 @@ def profile(  # noqa: PLR0913 (the parameters of a command are its options)
 
         check_picture(picture)
     stored = _stored(baseline) if baseline else None
-    _check_wishes(runtime, wanted, plan, stored)
+    _check_wishes(runtime, wanted, plan, stored, far=on is not None)
     inputs = read_npz(samples) if samples else None
     with _sampling(f"measure {Path(file).name}") as report:
         request = _request(file, runtime, plan, inputs, report)
-        answer = _far(request, on, python, wanted) if on else _near(replace(request, picture=picture), wanted)
-    return answer if stored is None else _with_baseline(answer, stored, allow)
+        seen, answer = _far(request, on, python, wanted) if on else _near(replace(request, picture=picture), wanted)
+    return answer if stored is None else _with_baseline(answer, seen, stored, allow)
 
 
-def _check_wishes(runtime: str, wanted: list[str], plan: Plan, stored: Measurement | None) -> None:
-    """Refuse before measuring what could only be refused after it."""
+def _check_wishes(runtime: str, wanted: list[str], plan: Plan, stored: Measurement | None, far: bool) -> None:
+    """Refuse before measuring what could only be refused after it; another machine is not known before."""
     from ..profile.compare import check_comparable
     from ..profile.environment import environment
 
@@ -106,20 +106,20 @@ def _check_wishes(runtime: str, wanted: list[str], plan: Plan, stored: Measureme
     if fileless:
         raise BadInput(f"--{fileless[0]}: is measured of a file in a fresh process; runtime {runtime} has none")
     if stored is not None:
-        check_comparable(stored, runtime, plan, environment())
+        check_comparable(stored, runtime, plan, stored.environment if far else environment())
 
 
-def _near(request: Request, wanted: list[str]) -> Answer:
+def _near(request: Request, wanted: list[str]) -> tuple[Measurement, Answer]:
     from ..profile.measure import measure_all
 
     seen = measure_all((request.target,), request.runtime, request.plan, request.inputs, report=request.report)[0]
     found = {name: SECTIONS[name](request) for name in wanted}
     texts = [_latency_text(seen), *(text for text, _ in found.values())]
     data = {name: found[name][1] if name in found else None for name in SECTIONS}
-    return Answer("\n\n".join(texts), seen.to_dict() | data)
+    return seen, Answer("\n\n".join(texts), seen.to_dict() | data)
 
 
-def _far(request: Request, on: str, python: str, wanted: list[str]) -> Answer:
+def _far(request: Request, on: str, python: str, wanted: list[str]) -> tuple[Measurement, Answer]:
     from ..profile.memory_figures import Memory
     from ..profile.remote import measure_on
 
@@ -133,7 +133,7 @@ def _far(request: Request, on: str, python: str, wanted: list[str]) -> Answer:
     )  # fmt: skip
     held = seen.details.get("memory") if memory else None
     texts = [_latency_text(seen), *([memory_text(Memory(**held))] if held else [])]
-    return Answer("\n\n".join(texts), seen.to_dict() | dict.fromkeys(SECTIONS) | {"memory": held})
+    return seen, Answer("\n\n".join(texts), seen.to_dict() | dict.fromkeys(SECTIONS) | {"memory": held})
 
 
 @command
@@ -215,11 +215,9 @@ def _stored(path: Path) -> Measurement:
         raise BadInput(f"{path}: not a run stored by `profile --json` ({fault})") from fault
 
 
-def _with_baseline(answer: Answer, stored: Measurement, allow: float) -> Answer:
+def _with_baseline(answer: Answer, seen: Measurement, stored: Measurement, allow: float) -> Answer:
     from ..profile.compare import compare_with_stored
-    from ..profile.measure import Measurement
 
-    seen = Measurement.from_dict({key: answer.data[key] for key in answer.data if key not in SECTIONS})
     found = compare_with_stored(stored, seen, allow)
     data = {"ratio": found.ratio, "low": found.low, "high": found.high, "outcome": found.outcome}
     text = f"{answer.text}\n\n{found.outcome.upper()}: {found.reason}"

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from .cli_output import columns
-from .taking import TAKERS, Request, Taken, take_layers
+from .taking import TAKERS, Request, Taken, energy_of, take_layers
 
 __all__ = ["SECTIONS", "Request", "Section", "memory_text"]
 
@@ -36,13 +36,7 @@ def memory_text(found: Any) -> str:
 
 
 def _energy(request: Request) -> Section:
-    from ..profile.affinity import bound
-    from ..profile.energy import energy_per_inference
-    from ..profile.runners import open_runner
-
-    plan = request.plan
-    with bound(plan), open_runner(request.target, request.runtime, plan, request.inputs) as runner:
-        found = energy_per_inference(runner)
+    found = energy_of(request)
     if found.absent:
         return found.absent, found.to_dict()
     joules = [1e3 * value for value in (found.joules, found.low, found.high) if value is not None]

@@ -12,16 +12,13 @@ import numpy as np
 import torch
 
 from ..models.data import Dataset
-from ..profile.affinity import bound
 from ..profile.compare import Comparison, compare_measurements
-from ..profile.energy import energy_per_inference
 from ..profile.environment import comparison_key, environment
 from ..profile.errors import RuntimeAbsent
 from ..profile.goals import Goal, Outcome
 from ..profile.measure import Measurement, measure_all
 from ..profile.memory import Memory, peak_memory
 from ..profile.plan import Plan
-from ..profile.runners import open_runner
 from ..profile.sequential import Question
 from ..profile.stopping import BUDGET, MAX_ROUNDS
 from .figure_stage import layers_within, take_figures
@@ -30,7 +27,7 @@ from .recipe_metrics import latency_quantile
 from .record import FigureRow
 from .stages import Exported
 from .store import Facts, Stage, Store
-from .taking import Request
+from .taking import Request, energy_of
 
 Given = tuple[dict[str, Any] | None, str | None]
 """Real inputs, and the fingerprint of the data that they are of."""
@@ -137,17 +134,15 @@ def _plan(recipe: Recipe) -> Plan:
 
 def _energy(store: Store, recipe: Recipe, target: Target, real: Given) -> Facts:
     """Measure the joules of one inference of the file that ships."""
-    inputs, fingerprint = real
-    plan = _plan(recipe)
+    request = _request(recipe, target, real)
 
     def make(folder: Path) -> Facts:
-        with bound(plan), open_runner(target.path, target.runtime, plan, inputs) as runner:
-            found = energy_per_inference(runner)
+        found = energy_of(request)
         if found.absent:
             raise NoCounter(found.absent)
         return found.to_dict()
 
-    given = {"file": target.sha256, "plan": asdict(plan), "data": fingerprint, "at": comparison_key(environment())}
+    given = _of(target, real) | {"plan": asdict(request.plan), "at": comparison_key(environment())}
     try:
         return store.run(f"energy-{target.runtime}", given, make).facts
     except NoCounter as fault:
@@ -156,13 +151,18 @@ def _energy(store: Store, recipe: Recipe, target: Target, real: Given) -> Facts:
 
 def _figures(store: Store, recipe: Recipe, seen: Measured, target: Target, real: Given) -> list[FigureRow]:
     """Take the other figures that the recipe asks for, of the file that ships."""
-    inputs, fingerprint = real
     if not recipe.profile.figures:
         return []
-    asked = Request(target.path, target.runtime, _plan(recipe), inputs, lambda share, text: None)
-    request = layers_within(asked, seen.latency[target.step].percentiles()[0].ms)
-    of = {"file": target.sha256, "data": fingerprint}
-    return take_figures(store, seen.runtime, recipe.profile.figures, request, of)
+    request = layers_within(_request(recipe, target, real), seen.latency[target.step].p50_ms)
+    return take_figures(store, seen.runtime, recipe.profile.figures, request, _of(target, real))
+
+
+def _request(recipe: Recipe, target: Target, real: Given) -> Request:
+    return Request(target.path, target.runtime, _plan(recipe), real[0], lambda share, text: None)
+
+
+def _of(target: Target, real: Given) -> dict[str, Any]:
+    return {"file": target.sha256, "data": real[1]}
 
 
 class NoCounter(Exception):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..profile.device_watch import DeviceWatch
+    from ..profile.energy import Energy
     from ..profile.layer_profile import LayerProfile
     from ..profile.plan import Plan
     from ..profile.roofline import Roofline
@@ -61,6 +62,17 @@ class Layers:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return self.profile.to_dict() | {"roofline": self.roofline.to_dict() if self.roofline else None}
+
+
+def energy_of(request: Request) -> Energy:
+    """Count the joules of an inference; where no counter can be read, `absent` says why."""
+    from ..profile.affinity import bound
+    from ..profile.energy import energy_per_inference
+    from ..profile.runners import open_runner
+
+    plan = request.plan
+    with bound(plan), open_runner(request.target, request.runtime, plan, request.inputs) as runner:
+        return energy_per_inference(runner)
 
 
 def take_cold(request: Request) -> Taken:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .inputs import Array, InputSpec, check_inputs, random_inputs
+from .ort_binding import feeds_of
+from .ort_session import CPU, session_options
 from .plan import Plan
 
 _RUNS = 3
@@ -80,7 +81,7 @@ def trace_arena(path: Path, providers: list[str], plan: Plan, inputs: Mapping[st
     ort: Any = importlib.import_module("onnxruntime")
     with tempfile.TemporaryDirectory(prefix="arena-") as folder:
         session = ort.InferenceSession(str(path), _options(ort, plan, folder), providers=providers)
-        feeds = _feeds(session, plan, inputs, str(path))
+        feeds = feeds_of(session, plan, inputs, str(path))
         for _ in range(_RUNS):
             session.run(None, feeds)
         trace = Path(session.end_profiling())
@@ -88,20 +89,7 @@ def trace_arena(path: Path, providers: list[str], plan: Plan, inputs: Mapping[st
 
 
 def _options(ort: Any, plan: Plan, folder: str) -> Any:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = plan.threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options = session_options(ort, CPU, plan)
     options.enable_profiling = True
     options.profile_file_prefix = str(Path(folder) / "trace")
     return options
-
-
-def _feeds(session: Any, plan: Plan, inputs: Mapping[str, Any] | None, where: str) -> dict[str, Array]:
-    specs = [
-        InputSpec(one.name, one.type, tuple(size if isinstance(size, int | str) else None for size in one.shape))
-        for one in session.get_inputs()
-    ]
-    if inputs is None:
-        return random_inputs(specs, plan.batch, plan.seed, where)
-    return check_inputs(specs, inputs, plan.batch, where)

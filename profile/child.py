@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,13 @@ REPLY = "reply.json"
 
 MODULE_FLAGS = ("-P", "-m") if sys.version_info >= (3, 11) else ("-m",)
 """Start a module by its name; where Python knows `-P`, nothing in the current folder can take its place."""
+
+
+def write_reply(folder: Path, entries: Mapping[str, Any]) -> None:
+    """Write a child's reply; the file is whole at every moment, since the child may be killed at any."""
+    beside = folder / f"{REPLY}.new"
+    beside.write_text(json.dumps(entries), encoding="utf-8")
+    beside.replace(folder / REPLY)
 
 
 @dataclass(frozen=True)

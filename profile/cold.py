@@ -20,15 +20,14 @@ import numpy as np
 
 from .affinity import bound
 from .child import MODULE_FLAGS, REPLY, run_to_end
-from .environment import environment
+from .environment import busy_before, environment
 from .errors import BadPlan, ProfileError
-from .gaps import in_ms
 from .memory import INPUTS, REQUEST
 from .opening import sha256_of, target_file
 from .plan import Plan
 from .runners import Inputs, Target, opener
 from .sampling import Report
-from .stats import Estimate, percentile
+from .stats import Estimate, in_ms, percentile
 from .weights import read_weights
 
 SCHEMA = 1
@@ -284,11 +283,10 @@ def _check_settings(repeats: int, budget_s: float, timeout_s: float, drop_cache:
 def _notes(found: ColdStart, repeats: int, budget_s: float) -> tuple[str, ...]:
     totals = [start.total_ns for start in found.starts if start.total_ns is not None]
     left, count = max(start.cached_share or 0.0 for start in found.starts), len(found.starts)
-    load, cores = (found.environment["load_average"] or [0.0])[0], found.environment["usable_cores"] or 1
     slow = "the first start took far longer than the others: libraries may not have been in the page cache then"
     notes = {
         f"the budget of {budget_s:g} s ended it after {count} of {repeats} starts": found.stop_reason == "budget",
-        f"the machine was busy before: load {load:.1f} on {cores} usable cores": load > cores / 2,
+        **busy_before(found.environment),
         slow: first_is_slow(totals),
         f"up to {left:.0%} of the file was in the page cache all the same": found.page_cache == EVICTED and left > 0,
         "Python and the runtime's libraries were in the page cache, as after any earlier start": True,

@@ -101,15 +101,11 @@ def _read(name: str) -> _Entries:
 
 
 def _write(name: str, entries: _Entries) -> None:
-    """Write the reply; the file is whole at every moment."""
-    import json
     from pathlib import Path
 
-    from .child import REPLY
+    from .child import write_reply
 
-    beside = Path(name, f"{REPLY}.new")
-    beside.write_text(json.dumps(entries), encoding="utf-8")
-    beside.replace(Path(name, REPLY))
+    write_reply(Path(name), entries)
 
 
 if __name__ == "__main__":

@@ -140,10 +140,7 @@ def compare_with_stored(stored: Measurement, now: Measurement, allowance: float 
     check_comparable(stored, now.runtime, now.plan, now.environment)
     _check_alike(stored.name, now.name, {"inputs": (stored.inputs, now.inputs)}, _ALIKE)
     found = _ratio_of_medians(stored, now)
-    outcome = ratio_outcome(found, allowance)
-    if outcome != "same" and found.low is not None and found.high is not None:
-        beyond = found.low > 1 + allowance or found.high < 1 - allowance
-        outcome = outcome if beyond else "unclear"
+    outcome = ratio_outcome(found, allowance, beyond=allowance)
     reason = (
         f"the time ratio to the stored run is {found.value:.4g} (95 % interval {_end(found.low)} to "
         f"{_end(found.high)}); between two runs a difference of up to {allowance:.0%} counts as none"
@@ -161,15 +158,18 @@ def check_comparable(stored: Measurement, runtime: str, plan: Plan, environment:
     _check_alike(stored.name, "this run", facts | _plans(_how(stored.plan), _how(plan)), _ALIKE)
 
 
-def ratio_outcome(found: Estimate, margin: float) -> RatioOutcome:
-    """Decide: "same" wins where the interval lies within 1 +- margin, even if it does not contain 1."""
+def ratio_outcome(found: Estimate, margin: float, beyond: float = 0.0) -> RatioOutcome:
+    """Decide: "same" wins where the interval lies within 1 +- margin, even if it does not contain 1.
+
+    "faster" and "slower" need the whole interval beyond 1 +- `beyond`.
+    """
     if found.low is None or found.high is None:
         return "unclear"
     if 1 - margin <= found.low and found.high <= 1 + margin:
         return "same"
-    if found.low > 1:
+    if found.low > 1 + beyond:
         return "faster"
-    return "slower" if found.high < 1 else "unclear"
+    return "slower" if found.high < 1 - beyond else "unclear"
 
 
 def _ratio_of_medians(stored: Measurement, now: Measurement) -> Estimate:

@@ -16,12 +16,11 @@ import numpy.typing as npt
 from .affinity import bound
 from .environment import environment
 from .errors import BadPlan, ProfileError
-from .gaps import disturbance_notes, in_ms
 from .measure import QUANTILES
 from .plan import Plan
 from .runners import Inputs, Runner, Target, open_runner
-from .sampling import Report, Watch, collector_off, orders
-from .stats import Estimate, median_interval, median_ratio_interval, percentile
+from .sampling import Report, Watch, collector_off, disturbance_notes, orders
+from .stats import Estimate, in_ms, median_interval, median_ratio_interval, percentile
 
 SCHEMA = 1
 WINDOWS = 20  # per level; each gives one rate, and the interval of a median needs 6 that are independent

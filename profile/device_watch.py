@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+from .affinity import usable_cores
 from .device_state import SLOW, TICK_S, Span, State, disturbed
 from .errors import RuntimeAbsent
 from .nvml import Gpu
@@ -57,7 +57,7 @@ class DeviceWatch:
         self.absent: str | None = None
         self._threads, self._sleep = threads, sleep
         self._owned = ExitStack()
-        self._cores = Cores(affinity or _usable_cores())
+        self._cores = Cores(affinity or usable_cores())
         self._gpu = self._open_gpu() if device == "cuda" else None
         self._before = self.look()
         self._reason: str | None = None
@@ -180,10 +180,6 @@ def cpuinfo_mhz(cpuinfo: str, cores: Collection[int]) -> list[float]:
         elif name.strip() == "cpu MHz" and core in cores:
             found.append(float(value))
     return found
-
-
-def _usable_cores() -> set[int]:
-    return os.sched_getaffinity(0) if sys.platform == "linux" else set()
 
 
 def _text(path: Path) -> str:

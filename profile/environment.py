@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from .affinity import usable_cores
 from .devices import gpus
 
 _INSTRUCTION_SETS = (
@@ -40,7 +41,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "cpu": cpu_model(cpuinfo) or platform.processor() or None,
         "logical_cores": os.cpu_count(),
-        "usable_cores": _usable_cores(),
+        "usable_cores": len(usable_cores()) or os.cpu_count(),
         "instruction_sets": instruction_sets(cpuinfo),
         "memory_bytes": _memory_bytes(),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
@@ -56,6 +57,12 @@ def comparison_key(environment: Mapping[str, Any]) -> dict[str, Any]:
     versions = environment.get("versions") or {}
     facts = {name: environment.get(name) for name in _COMPARED}
     return facts | {f"{name} version": versions.get(name) for name in _COMPARED_VERSIONS}
+
+
+def busy_before(environment: Mapping[str, Any]) -> dict[str, bool]:
+    """Return the note on a machine that had work to do already, and whether it holds."""
+    load, cores = (environment["load_average"] or [0.0])[0], environment["usable_cores"] or 1
+    return {f"the machine was busy before: load {load:.1f} on {cores} usable cores": load > cores / 2}
 
 
 def cpu_model(cpuinfo: str) -> str | None:
@@ -94,10 +101,6 @@ def _read(path: str) -> str | None:
         return Path(path).read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return None
-
-
-def _usable_cores() -> int | None:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
 
 
 def _memory_bytes() -> int | None:

@@ -15,9 +15,9 @@ from .environment import environment
 from .errors import BadPlan, ProfileError
 from .plan import Plan
 from .runners import Runner
-from .sampling import Report, Turn, Watch, collector_off, sample
-from .stats import Estimate, median_interval, median_ratio_interval, percentile
-from .stopping import CAP, warmup_done
+from .sampling import Report, Turn, Watch, collector_off, disturbance_notes, sample, unsettled
+from .stats import Estimate, in_ms, median_interval, median_ratio_interval, percentile
+from .stopping import warmup_done
 
 SCHEMA = 1
 
@@ -126,7 +126,7 @@ def gap_latency(  # noqa: PLR0913 (clock and sleep come from outside so that tes
         rounds = _rounds(runner, gaps, budget_s, (clock, sleep), report)
     ended, told = len(rounds) < samples, disturbance_notes(watch)
     notes = {
-        f"warm-up had not settled after {runner.plan.warmup_cap_s:g} s": warm.reason == CAP,
+        **unsettled(warm, runner.plan),
         f"the budget of {budget_s:g} s ended sampling after {len(rounds)} of {samples} pauses": ended,
     }
     return GapLatency(
@@ -183,19 +183,6 @@ def effect(ratio: Estimate) -> str:
     if ratio.low <= 1 <= ratio.high:
         return f"no effect of a pause is shown: an inference takes {interval}"
     return f"after a pause an inference takes {interval}"
-
-
-def disturbance_notes(watch: Watch | None) -> tuple[str, ...]:
-    """Return a note on what disturbed the machine since the last look, or none."""
-    reason = None if watch is None else watch.disturbance()
-    return () if reason is None else (f"while it measured, {reason}",)
-
-
-def in_ms(found: Estimate) -> str:
-    """Write an estimate in nanoseconds as milliseconds with its interval."""
-    if found.low is None or found.high is None:
-        return f"{found.value / 1e6:.4g} ms (too few for an interval)"
-    return f"{found.value / 1e6:.4g} ms ({found.low / 1e6:.4g} to {found.high / 1e6:.4g})"
 
 
 _Times = tuple[Callable[[], int], Callable[[float], None]]

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from .affinity import bound
 from .device_state import summary
 from .device_watch import open_watch
-from .environment import cpu_ticks, environment, steal_share
+from .environment import busy_before, cpu_ticks, environment, steal_share
 from .errors import BadPlan
 from .plan import Plan
-from .runners import Inputs, Runner, Target, device_time_ns, on_gpu, open_runner
-from .sampling import Report, Sampled, Turn, Watch, collector_off, sample
+from .runners import HasDeviceClock, Inputs, Runner, Target, on_gpu, open_runner
+from .sampling import Report, Sampled, Turn, Watch, collector_off, sample, spent, unsettled
 from .sequential import Question, looks, looks_tail, until_decided
-from .stats import Estimate, percentile
-from .stopping import BUDGET, CAP, FLOOR, MAX_ROUNDS, warmup_done
+from .stats import Estimate, median_interval, percentile
+from .stopping import FLOOR, MAX_ROUNDS, warmup_done
 
 SCHEMA = 1
 QUANTILES = (50.0, 90.0, 99.0)
@@ -93,17 +91,21 @@ class Measurement:
     @property
     def p50_ms(self) -> float:
         """The median in milliseconds."""
-        return next(one.ms for one in self.percentiles() if one.q == 50)
+        return median_interval(self.samples_ns, self.tail).value / 1e6
 
     @property
     def p90_ms(self) -> float | None:
         """The 90th percentile in milliseconds, None below 64 samples."""
-        return next((one.ms for one in self.percentiles() if one.q == 90), None)
+        return self._percentile_ms(90)
 
     @property
     def p99_ms(self) -> float | None:
         """The 99th percentile in milliseconds, None below 662 samples."""
-        return next((one.ms for one in self.percentiles() if one.q == 99), None)
+        return self._percentile_ms(99)
+
+    def _percentile_ms(self, q: float) -> float | None:
+        found = percentile(self.samples_ns, q, self.tail)
+        return None if found is None else found.value / 1e6
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, with the schema version and the percentiles."""
@@ -230,7 +232,10 @@ def interleave(
     """
     _check(runners, plan)
     where = environment()
-    turns = [Turn(runner.name, runner.run, partial(device_time_ns, runner)) for runner in runners]
+    # Whether there is a device's clock is asked once: it need not be asked after every sample.
+    turns = [
+        Turn(one.name, one.run, one.device_time_ns if isinstance(one, HasDeviceClock) else None) for one in runners
+    ]
     with collector_off():
         warm = sample(turns, plan, warmup_done, clock)
         before = cpu_ticks()
@@ -274,11 +279,10 @@ def _steal(before: tuple[int, int] | None) -> float:
 
 
 def _notes(warm: Sampled, seen: Sampled, plan: Plan, where: dict[str, Any], steal: float) -> tuple[str, ...]:
-    load, cores = (where["load_average"] or [0.0])[0], where["usable_cores"] or os.cpu_count() or 1
-    rounds = len(seen.series[0])
+    cores, rounds = where["usable_cores"] or 1, len(seen.series[0])
     found = {
-        f"warm-up had not settled after {plan.warmup_cap_s:g} s": warm.reason == CAP,
-        f"the budget of {plan.budget_s:g} s ended sampling after {rounds} rounds": seen.reason == BUDGET,
+        **unsettled(warm, plan),
+        **spent(seen, plan),
         f"the limit of {plan.max_rounds} rounds ended sampling": seen.reason == MAX_ROUNDS,
         f"more samples no longer narrowed the intervals, after {rounds} rounds: the machine changes its pace": (
             seen.reason == FLOOR
@@ -286,7 +290,7 @@ def _notes(warm: Sampled, seen: Sampled, plan: Plan, where: dict[str, Any], stea
         f"{len(seen.aside[0])} rounds were set aside and taken again: {_causes(seen)}": len(seen.aside[0]) > 0,
         f"{seen.endured} disturbed windows were kept, since a quarter of the budget had gone to such": seen.endured > 0,
         f"{plan.threads} threads were asked for on {cores} usable cores": plan.threads > cores,
-        f"the machine was busy before: load {load:.1f} on {cores} usable cores": load > cores / 2,
+        **busy_before(where),
         f"the hypervisor withheld {steal:.1%} of processor time while sampling": steal > _STEAL_NOTED,
     }
     return tuple(text for text, holds in found.items() if holds)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .arena import trace_arena
-from .child import REPLY
+from .child import REPLY, write_reply
 from .errors import BadPlan, ProfileError, RuntimeAbsent
 from .memory import INPUTS, MODULES, REQUEST
 from .memory_limit import lacks_memory, limited, status_bytes
@@ -111,12 +111,10 @@ def _plain(details: dict[str, Any]) -> dict[str, Any]:
 
 
 def _add(folder: Path, entries: dict[str, Any]) -> None:
-    """Add entries to the reply; the file is whole at every moment, since the process may be killed at any."""
+    """Add entries to the reply."""
     path = folder / REPLY
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    beside = path.with_suffix(".new")
-    beside.write_text(json.dumps(known | entries), encoding="utf-8")
-    beside.replace(path)
+    write_reply(folder, known | entries)
 
 
 def _resident() -> int:

@@ -14,7 +14,7 @@ import numpy as np
 
 from .errors import ProfileError
 from .plan import Plan
-from .stopping import MAX_ROUNDS, Rule
+from .stopping import BUDGET, CAP, MAX_ROUNDS, Rule
 
 Report = Callable[[float, str], None]
 """Takes the share that is done (0 to 1) and what is going on."""
@@ -182,6 +182,23 @@ class _Windows:
     def sampled(self, reason: str) -> Sampled:
         """Return what was seen."""
         return Sampled(self.series, reason, self._aside, dict(self._disturbances), self._endured, self._device)
+
+
+def unsettled(warm: Sampled, plan: Plan) -> dict[str, bool]:
+    """Return the note on warm-up that did not settle, and whether it holds."""
+    return {f"warm-up had not settled after {plan.warmup_cap_s:g} s": warm.reason == CAP}
+
+
+def spent(seen: Sampled, plan: Plan) -> dict[str, bool]:
+    """Return the note on a budget that ended sampling, and whether it holds."""
+    text = f"the budget of {plan.budget_s:g} s ended sampling after {len(seen.series[0])} rounds"
+    return {text: seen.reason == BUDGET}
+
+
+def disturbance_notes(watch: Watch | None) -> tuple[str, ...]:
+    """Return a note on what disturbed the machine since the last look, or none."""
+    reason = None if watch is None else watch.disturbance()
+    return () if reason is None else (f"while it measured, {reason}",)
 
 
 def _time(turn: Turn, settle_runs: int, clock: Callable[[], int]) -> int:

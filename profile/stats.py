@@ -37,6 +37,13 @@ class Estimate:
         return (self.high - self.low) / 2 / self.value if self.value else math.inf
 
 
+def in_ms(found: Estimate) -> str:
+    """Write an estimate in nanoseconds as milliseconds with its interval."""
+    if found.low is None or found.high is None:
+        return f"{found.value / 1e6:.4g} ms (too few for an interval)"
+    return f"{found.value / 1e6:.4g} ms ({found.low / 1e6:.4g} to {found.high / 1e6:.4g})"
+
+
 def fewest_samples(q: float) -> int:
     """Return how many samples the `q`-th percentile needs before it is worth printing.
 

@@ -13,12 +13,11 @@ import numpy as np
 from .affinity import bound
 from .environment import environment
 from .errors import BadPlan, ProfileError, RuntimeAbsent
-from .gaps import in_ms
 from .plan import Plan
 from .runners import Inputs, Runner, Target, open_runner, opener
-from .sampling import Report, Sampled, Turn, Watch, collector_off, sample
-from .stats import Estimate, mean_interval, median_interval
-from .stopping import BUDGET, CAP, sampling_done, warmup_done
+from .sampling import Report, Sampled, Turn, Watch, collector_off, sample, spent, unsettled
+from .stats import Estimate, in_ms, mean_interval, median_interval
+from .stopping import sampling_done, warmup_done
 
 SCHEMA = 1
 _STRETCHES = 20
@@ -288,8 +287,8 @@ def _tied(row: Row, winner: Row) -> bool:
 def _notes(warm: Sampled, seen: Sampled, plan: Plan, rows: Sequence[Row]) -> tuple[str, ...]:
     top, level = best(_rates(rows)), ties(rows)
     notes = {
-        f"warm-up had not settled after {plan.warmup_cap_s:g} s": warm.reason == CAP,
-        f"the budget of {plan.budget_s:g} s ended sampling after {len(seen.series[0])} rounds": seen.reason == BUDGET,
+        **unsettled(warm, plan),
+        **spent(seen, plan),
         f"{len(seen.aside[0])} rounds were disturbed and taken again; {seen.endured} disturbed windows were kept": (
             bool(seen.disturbances)
         ),

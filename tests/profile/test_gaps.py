@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from shipworthy.profile.errors import BadPlan, ProfileError
-from shipworthy.profile.gaps import GapLatency, draw_gaps, effect, gap_latency, in_ms, lines
+from shipworthy.profile.gaps import GapLatency, draw_gaps, effect, gap_latency, lines
 from shipworthy.profile.plan import Plan
 from shipworthy.profile.runners import open_runner
-from shipworthy.profile.stats import Estimate
+from shipworthy.profile.stats import Estimate, in_ms
 
 MS = 1_000_000
 PLAN = Plan(warmup_s=0.0, warmup_cap_s=0.5)
