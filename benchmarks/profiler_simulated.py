@@ -30,6 +30,8 @@ NORMAL = NormalDist()
 QUANTILES = (50.0, 90.0, 99.0)
 LENGTHS = (662, 2000, 8000)
 COVERAGE_GOAL, WRONG_GOAL = (0.93, 0.97), 0.05
+JUDGED = 0.5
+"""The share of series that must have an interval: those few that do elsewhere are not drawn by chance alone."""
 SIGMA = 0.1
 ENTER, LEAVE, BUSY = 0.02, 0.08, 1.5
 """The two-state mixture: chances to become busy and idle again from round to round, and how much slower busy is."""
@@ -141,21 +143,25 @@ def _place(low: float | None, high: float | None, truth: float) -> str:
 def coverage_report(rows: Sequence[Row]) -> str:
     """Return the shares of stated intervals that hold the truth."""
     least, most = COVERAGE_GOAL
-    lines, narrow, wide = [], [], []
+    lines, narrow, wide, rare = [], [], [], []
     for row in rows:
         for name, counts in row["counts"].items():
             lines.append(_coverage_line(row, name, counts))
             stated = row["series"] - counts["unstated"]
-            held = counts["holds"] / stated if stated else least
-            where = f"{row['law']}, {row['length']}, {name} ({100 * held:.1f} %)"
-            narrow += [where] if held < least else []
-            wide += [where] if held > most else []
+            where = f"{row['law']}, {row['length']}, {name}"
+            if stated < JUDGED * row["series"]:
+                rare.append(where)
+                continue
+            held = counts["holds"] / stated
+            narrow += [f"{where} ({100 * held:.1f} %)"] if held < least else []
+            wide += [f"{where} ({100 * held:.1f} %)"] if held > most else []
     head = ("law", "length", "percentile", "holds the truth %", "too high %", "too low %", "no interval %")
     text = (
         f"{rows[0]['series']:,} series of each kind, sigma {SIGMA:g}; shares of the intervals that are stated, and of\n"
         "the series without one. A share of 95 % has itself a standard error of 0.7 at 1,000 intervals.\n\n"
         f"{table(head, lines)}\n{goal(f'{least:.0%} to {most:.0%} of stated intervals hold', not narrow + wide)}"
     )
+    text += f"\nNot judged, since under half of the series have an interval: {'; '.join(rare)}.\n" if rare else ""
     text += f"\nToo few hold: {'; '.join(narrow)}.\n" if narrow else ""
     return text + (f"\nWider than they need be: {'; '.join(wide)}.\n" if wide else "")
 

@@ -9,7 +9,10 @@ import typer
 
 from .cli_build import build
 from .cli_doctor import doctor
-from .cli_models import engine, export, inspect, parity
+from .cli_engine import engine
+from .cli_export import export
+from .cli_inspect import inspect
+from .cli_parity import parity
 from .cli_profile import compare, profile
 
 app = typer.Typer(

@@ -18,6 +18,7 @@ _Floats = npt.NDArray[np.float64]
 TAIL = 0.025
 _NORMAL = NormalDist()
 _FIRST_LAGS, _BLOCK = 1 << 10, 1 << 15
+LEAST_WORTH = 0.4
 FEWEST_FOR_INTERVAL = 6  # of 5 samples, all lie on one side of the median in 2 * 0.5**5 = 6 % of cases
 
 
@@ -69,44 +70,51 @@ def percentile(samples: Samples, q: float, tail: float = TAIL, *, independent: b
 
     Returns:
         The estimate, or None for fewer than `fewest_samples(q)` samples. It has no interval where they, or those around
-        the median, are worth fewer than three quarters of that.
+        the median, are worth fewer than two fifths of that.
     """
     x = np.asarray(samples)  # no copy of what is an array already
     if x.size < fewest_samples(q):
         return None
-    value = float(np.percentile(x, q))
-    worth, freedom = (float(x.size), math.inf) if independent else _worth(x, q, value)
+    ordered = np.sort(x)
+    value = _plain(ordered, q)
+    worth, freedom = (float(x.size), math.inf) if independent else _worth(x, ordered, q)
     if x.size < FEWEST_FOR_INTERVAL or not worth:
         return Estimate(value)
     low, high = _ranks_of_dependent(x.size, worth, q / 100, student_tail(tail, freedom))
-    ordered = np.sort(x)
     return Estimate(value, _at_rank(ordered, low), _at_rank(ordered, high))
 
 
-def _worth(x: npt.NDArray[Any], q: float, value: float) -> tuple[float, float]:
+def _plain(ordered: npt.NDArray[Any], q: float) -> float:
+    """Return the `q`-th percentile of ordered samples, interpolated as numpy does by default."""
+    return _at_place(ordered, q / 100 * (ordered.size - 1))
+
+
+def _worth(x: npt.NDArray[Any], ordered: npt.NDArray[Any], q: float) -> tuple[float, float]:
     """Return what samples are worth for a percentile, and with how many degrees of freedom; nothing if too little.
 
-    How the few samples beyond a tail percentile depend on each other is hardly known. So those around the median have
-    their say where they depend more: they must be worth enough too, and a quarter of the estimate is theirs (in logs;
-    the share is from simulation, see `benchmarks/profiler.py coverage`).
+    How the samples on one side of a percentile depend on each other is hardly known where one side is rarely visited.
+    So a second view has its say where it shows more dependence: for a tail that of the samples around the median, for
+    the median that of the times themselves, in which bursts weigh more. The shares of these views (in logs) and the
+    least worth are from simulation, see `benchmarks/profiler.py coverage`.
     """
-    least = 0.75 * fewest_samples(q)
-    worth, freedom = _dependence(x <= value)
-    if q != 50:
-        middle = _dependence(x <= np.median(x))[0]
-        if middle < least:
-            return 0.0, freedom
-        worth = min(worth, worth**0.75 * middle**0.25)
-    return (worth if worth >= least else 0.0), freedom
+    worth, freedom = _dependence(x <= _plain(ordered, q))
+    other, say = (_dependence(x)[0], 0.15) if q == 50 else (_dependence(x <= _plain(ordered, 50))[0], 0.4)
+    worth = min(worth, worth ** (1 - say) * other**say)
+    return (worth if min(worth, other) >= LEAST_WORTH * fewest_samples(q) else 0.0), freedom
 
 
 def _at_rank(ordered: npt.NDArray[Any], rank: float) -> float | None:
     """Return the order statistic at a 1-based rank, interpolated; None beyond the samples."""
     if not 1 <= rank <= ordered.size:
         return None
-    whole = math.floor(rank)
-    below, above = float(ordered[whole - 1]), float(ordered[min(whole, ordered.size - 1)])
-    return below + (rank - whole) * (above - below)
+    return _at_place(ordered, rank - 1)
+
+
+def _at_place(ordered: npt.NDArray[Any], place: float) -> float:
+    """Return what lies at a place between 0 and the last one, interpolated."""
+    whole = math.floor(place)
+    low, high = float(ordered[whole]), float(ordered[min(whole + 1, ordered.size - 1)])
+    return low + (place - whole) * (high - low)
 
 
 def median_interval(samples: Samples, tail: float = TAIL) -> Estimate:
@@ -163,15 +171,17 @@ def effective_samples(series: npt.NDArray[Any]) -> float:
 def _dependence(series: npt.NDArray[Any]) -> tuple[float, float]:
     """Return what a series is worth, and with how many degrees of freedom that is known.
 
-    An autocorrelation time summed up to lag m of n samples has a relative variance of about 2 (2 m + 1) / n (Sokal,
-    "Monte Carlo methods in statistical mechanics", 1996), which is that of a variance with n / (2 m + 1) degrees.
+    An autocorrelation time summed up to lag m of n samples is too small by a share of about (2 m + 1) / n, since the
+    mean is estimated too (Wolff, "Monte Carlo errors with less errors", 2004), and has a relative variance of twice
+    that (Sokal, "Monte Carlo methods in statistical mechanics", 1996): a variance's with n / (2 m + 1) degrees.
     """
     initial = _initial_pairs(series)
     time = 2 * float(np.minimum.accumulate(initial).sum()) - 1 if initial.size else 1.0
     last_lag = max(0, 2 * initial.size - 1)
     if time <= 1:
         return float(series.size), math.inf
-    return series.size / min(time, float(series.size)), series.size / (2 * last_lag + 1)
+    share = (2 * last_lag + 1) / series.size
+    return max(1.0, series.size / (time * (1 + share))), 1 / share
 
 
 def student_tail(tail: float, freedom: float) -> float:

@@ -317,6 +317,6 @@ def test_the_goals_of_the_loop(added: int, verdict: str) -> None:
     memory = {"rate": 1000, "rounds": 10, "samples": 10, "seconds": 600, "added_mb": added, "stop_reason": "max_rounds"}
     text = profiler_overhead.overhead_report([times, memory])
     assert "Goal: under 1 us inside a sample: **met**" in text
-    assert f"at every rate: **{verdict}**" in text
+    assert f"at 1,000 samples a second: **{verdict}**" in text
     died = {"rate": 1000, "rounds": 10, "fault": "the process died"}
-    assert "at every rate: **missed**" in profiler_overhead.overhead_report([times, died])
+    assert "at 1,000 samples a second: **missed**" in profiler_overhead.overhead_report([times, died])
