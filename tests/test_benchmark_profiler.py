@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -198,7 +199,7 @@ def test_the_slowed_runner_waits_after_the_inference() -> None:
 
 def test_a_large_slowdown_is_found(file: Path) -> None:
     """A runner that waits 50 times as long as the model takes is slower."""
-    row = profiler_power.planted(file, 50.0, QUICK)
+    row = profiler_power.planted(file, 50.0, replace(QUICK, max_rounds=100, budget_s=5.0))
     assert row["outcome"] == "slower"
     assert row["ratio"] < 0.5
     row |= {"model": "m", "slowdown": 50.0, "load": 1.0, "load_before": 1.0, "by": "bursts"}
