@@ -19,7 +19,7 @@ from .report_numbers import (
     shorten,
     size,
 )
-from .report_text import baseline_of, finished_text, goal_lines, latency_of, shipped, sizes, verdict_line
+from .report_text import baseline_of, cautions, finished_text, goal_lines, latency_of, shipped, sizes, verdict_line
 
 SYMBOLS: dict[Outcome, str] = {"met": "✅", "missed": "❌", "unclear": "⚠️"}
 # Cells beyond this length make a comment unreadable; the full text is in the other reports.
@@ -44,6 +44,7 @@ def markdown_text(record: RunRecord) -> str:
     """Return the Markdown report: verdict, goals, before and after, the artifact and where it was measured."""
     parts = [
         f"### {SYMBOLS[record.outcome]} {escape(verdict_line(record), 600)}",
+        "\n".join(f"> {escape(caution)}  " for caution in cautions(record)),
         _goals(record),
         _before_after(record),
         *_figures(record),

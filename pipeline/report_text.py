@@ -31,6 +31,7 @@ __all__ = [
     "baseline_names",
     "baseline_of",
     "bounds_of",
+    "cautions",
     "comparison_of",
     "count",
     "duration",
@@ -185,6 +186,12 @@ def verdict_line(record: RunRecord) -> str:
     """Return the verdict in one sentence: `MET: 7.6x faster (7.4-7.8) on ort-cpu, 12.1x smaller, ...`."""
     word, first, rest = verdict_parts(record)
     return clean(shorten(f"{word}: {'; '.join(filter(None, (first, rest)))}.", 600))
+
+
+def cautions(record: RunRecord) -> list[str]:
+    """Return what disturbed the measuring of latency, by runtime: a figure from a busy machine holds for its load."""
+    found = [f"{row.runtime}: {note}" for row in record.latency for note in row.notes]
+    return list(dict.fromkeys(found))
 
 
 def finished_text(record: RunRecord) -> str:

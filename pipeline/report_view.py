@@ -28,6 +28,7 @@ from .report_tables import tables_of
 from .report_text import (
     baseline_names,
     baseline_of,
+    cautions,
     comparison_of,
     finished_text,
     goal_lines,
@@ -62,6 +63,7 @@ def view(record: RunRecord) -> dict[str, Any]:
         "word": word,
         "first": first,
         "rest": rest,
+        "cautions": cautions(record),
         "outcome": record.outcome,
         "exit_code": record.exit_code,
         "symbols": SYMBOLS,

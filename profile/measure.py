@@ -288,7 +288,8 @@ def _notes(warm: Sampled, seen: Sampled, plan: Plan, where: dict[str, Any], stea
             seen.reason == FLOOR
         ),
         f"{len(seen.aside[0])} rounds were set aside and taken again: {_causes(seen)}": len(seen.aside[0]) > 0,
-        f"{seen.endured} disturbed windows were kept, since a quarter of the budget had gone to such": seen.endured > 0,
+        f"{seen.endured} disturbed windows were kept, since a quarter of the budget had gone to such: "
+        "these are times of a busy machine": seen.endured > 0,
         f"{plan.threads} threads were asked for on {cores} usable cores": plan.threads > cores,
         **busy_before(where),
         f"the hypervisor withheld {steal:.1%} of processor time while sampling": steal > _STEAL_NOTED,

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from shipworthy.models.errors import BadInput
+from shipworthy.pipeline.cli_build import verdict_text
 from shipworthy.pipeline.plots import goal_plot, latency_plot
 from shipworthy.pipeline.record import ComparisonRow, Figure, GoalRow, RunRecord
 from shipworthy.pipeline.report import html_text, junit_text, markdown_text, write_reports
@@ -196,6 +197,17 @@ def test_verdict_in_one_sentence() -> None:
         "(accuracy_drop, latency_p99_ms on tensorrt); 3 of 6 goals met; 7.6"
     )
     assert verdict_line(record_of("bare")) == "UNCLEAR: no goals set."
+
+
+def test_what_disturbed_the_times_stands_beside_the_verdict() -> None:
+    """A figure from a busy machine is never shown without its caution, in any report or on the terminal."""
+    good = SAMPLES.sample()
+    caution = "9 disturbed windows were kept"
+    record = replace(good, latency=[replace(row, notes=[caution]) for row in good.latency])
+    head = html_text(record).partition("</header>")[0]
+    for text in (head, markdown_text(record).partition("| Outcome")[0], verdict_text(record, Path("out"))):
+        assert text.count(caution) == len({row.runtime for row in good.latency})
+    assert caution not in verdict_text(good, Path("out"))
 
 
 def test_losses_are_called_losses() -> None:
