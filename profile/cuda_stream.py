@@ -58,6 +58,12 @@ class Cuda:
         """The stream's handle."""
         return int(self._stream)
 
+    def capability(self) -> str:
+        """Return the compute capability of the GPU in use, such as `8.6`."""
+        kinds, device = self._api.cudaDeviceAttr, self._ask(self._api.cudaGetDevice())
+        wanted = (kinds.cudaDevAttrComputeCapabilityMajor, kinds.cudaDevAttrComputeCapabilityMinor)
+        return ".".join(str(int(self._ask(self._api.cudaDeviceGetAttribute(one, device)))) for one in wanted)
+
     def device_memory(self, size: int) -> int:
         """Return the address of `size` bytes on the GPU."""
         address = self._ask(self._api.cudaMalloc(max(1, size)))
@@ -84,6 +90,10 @@ class Cuda:
     def synchronize(self) -> None:
         """Wait until the stream has done all its work."""
         self._ask(self._api.cudaStreamSynchronize(self._stream))
+
+    def synchronize_device(self) -> None:
+        """Wait until the GPU has done all work that was given to it, whoever gave it."""
+        self._ask(self._api.cudaDeviceSynchronize())
 
     def event(self) -> Any:
         """Return an event that takes times."""

@@ -6,12 +6,14 @@ TensorRT 10 and 11 and TensorRT for RTX have one Python API; the module is a par
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .engine_ties import Here, check_ties
 from .errors import BadPlan, ProfileError, RuntimeAbsent
 from .inputs import Array, InputSpec
 
@@ -47,6 +49,8 @@ class Loaded:
     engine: Any
     runtime: Any
     log: Any
+    ties: Mapping[str, Any] = field(default_factory=dict)
+    """What the engine's manifest said, for details."""
 
     def complaint(self) -> str:
         """Return what TensorRT logged, and forget it."""
@@ -87,19 +91,33 @@ def take_complaint(log: Any) -> str:
     return "; ".join(errors) or "it logged no error"
 
 
-def load_engine(trt: Any, path: Path) -> Loaded:
-    """Load an engine.
+def load_engine(trt: Any, path: Path, capability: Callable[[], str]) -> Loaded:
+    """Load an engine, after its manifest, if there is one, was compared with what is here.
+
+    Args:
+        trt: the module.
+        path: of the engine.
+        capability: returns the GPU's compute capability, such as `8.6`; called when the manifest names one.
 
     Raises:
-        BadPlan: TensorRT refuses the file: it is no engine, or one of another version, flavour or GPU.
+        BadPlan: the manifest is of another file, version, flavour, platform or GPU, or TensorRT refuses the file.
     """
+    content = path.read_bytes()
+    ties = check_ties(path, content, Here(_flavour(trt).runtime, trt.__version__, capability))
     log = error_log(trt)
     runtime = trt.Runtime(log)
-    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    if ties.host_code:
+        # Such an engine brings the code that runs it; its hash is the manifest's.
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(content)
     if engine is None:
         remedy = "wanted an engine that was built for this version and GPU"
         raise BadPlan(f"{path}: {trt.__name__} {trt.__version__} cannot load it ({take_complaint(log)}); {remedy}")
-    return Loaded(engine, runtime, log)
+    return Loaded(engine, runtime, log, ties.details)
+
+
+def _flavour(trt: Any) -> Flavour:
+    return RTX if trt.__name__ == RTX.module else TENSORRT
 
 
 def specs(trt: Any, engine: Any, where: str) -> tuple[list[InputSpec], list[InputSpec]]:
@@ -138,19 +156,28 @@ def empty_output(trt: Any, engine: Any, context: Any, spec: InputSpec, where: st
         raise BadPlan(f"{where}: output {spec}: this type has no numpy equivalent; let it end in a float") from fault
 
 
-def check_profile(engine: Any, feeds: dict[str, Array], where: str) -> None:
-    """Check that shapes lie within the engine's first optimization profile.
+def choose_profile(engine: Any, shapes: Mapping[str, tuple[int, ...]], where: str) -> int:
+    """Return the first of the engine's optimization profiles that all shapes lie within.
 
     Raises:
-        BadPlan: one does not; the message names the bounds.
+        BadPlan: there is none; the message names the bounds of each.
     """
-    for name, array in feeds.items():
+    faults = [_outside(engine, index, shapes) for index in range(engine.num_optimization_profiles)]
+    if "" in faults:
+        return faults.index("")
+    remedy = "change plan.batch or the inputs, or build the engine for this shape"
+    raise BadPlan(f"{where}: {', or '.join(dict.fromkeys(faults))}; {remedy}")
+
+
+def _outside(engine: Any, profile: int, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Say which shape lies outside an optimization profile; empty where none does."""
+    for name, shape in shapes.items():
         if -1 not in tuple(engine.get_tensor_shape(name)):
             continue
-        low, _, high = (tuple(int(size) for size in bound) for bound in engine.get_tensor_profile_shape(name, 0))
-        if not all(least <= size <= most for least, size, most in zip(low, array.shape, high, strict=True)):
-            remedy = "change plan.batch or the inputs, or build the engine for this shape"
-            raise BadPlan(f"{where}: input '{name}': got shape {array.shape}, wanted {low} to {high}; {remedy}")
+        low, _, high = (tuple(int(size) for size in bound) for bound in engine.get_tensor_profile_shape(name, profile))
+        if not all(least <= size <= most for least, size, most in zip(low, shape, high, strict=True)):
+            return f"input '{name}': got shape {shape}, wanted {low} to {high}"
+    return ""
 
 
 def open_context(trt: Any, loaded: Loaded) -> tuple[Any, str]:

@@ -14,15 +14,16 @@ import numpy as np
 from .cuda_stream import Cuda, import_cuda
 from .engine_file import (
     Flavour,
-    check_profile,
+    choose_profile,
     empty_output,
     import_trt,
     load_engine,
     open_context,
     specs,
 )
+from .engine_inputs import Feed, OnDevice, engine_feeds
 from .errors import BadPlan, ProfileError
-from .inputs import Array, InputSpec, check_inputs, random_inputs
+from .inputs import Array, check_inputs
 from .opening import closed, sha256_of, target_file, transfers_on_gpu
 from .plan import Plan
 
@@ -32,10 +33,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Buffer:
-    """An input's or output's address on the GPU, and its array on the host: page-locked where it is copied."""
+    """An input's or output's address on the GPU, and its array on the host: page-locked where it is copied.
+
+    An input that was given on the GPU has none there; `owner` keeps its memory.
+    """
 
     address: int
-    host: Array
+    host: Array | None
+    owner: Any = None
 
 
 @final
@@ -47,7 +52,8 @@ class EngineRunner:
 
     Raises:
         RuntimeAbsent: no driver, no GPU, or TensorRT or cuda-bindings is not installed.
-        BadPlan: no such file, not an engine for this TensorRT and GPU, or inputs that do not fit.
+        BadPlan: no such file, not an engine for this TensorRT and GPU (by its manifest, or when it is loaded), or
+            inputs that do not fit.
         ProfileError: CUDA or TensorRT failed.
     """
 
@@ -88,6 +94,27 @@ class EngineRunner:
         self._check_open()
         return self._context
 
+    def feed(self, inputs: Mapping[str, Array]) -> None:
+        """Put other arrays of the same shapes in place of the inputs, so that the next run computes on these.
+
+        Args:
+            inputs: numpy arrays by name, all of them.
+
+        Raises:
+            BadPlan: one does not fit, has another shape, or lies on the GPU in memory that is not the runner's.
+            ProfileError: the runner is closed, or CUDA failed.
+        """
+        self._check_open()
+        checked = check_inputs(self._declared, inputs, self.plan.batch, self.name)
+        for name, array in checked.items():
+            buffer = self._inputs[name]
+            if buffer.host is None or buffer.host.shape != array.shape:
+                shape = "memory on the GPU" if buffer.host is None else f"shape {buffer.host.shape}"
+                raise BadPlan(f"{self.name}: input '{name}': got shape {array.shape}, was opened with {shape}; open it anew")  # fmt: skip # noqa: E501
+        for name, array in checked.items():
+            self._replace(self._inputs[name], array)
+        self._cuda.synchronize()
+
     def outputs(self) -> dict[str, Array]:
         """Return the last run's outputs by name, copied to the host.
 
@@ -110,31 +137,42 @@ class EngineRunner:
 
     def _open(self, trt: Any, path: Path, inputs: Any) -> None:
         self._cuda.at_close(self._drop)
-        self._loaded = load_engine(trt, path)
-        declared, outputs = specs(trt, self._loaded.engine, str(path))
-        feeds = _feeds(declared, self.plan, inputs, str(path))
-        check_profile(self._loaded.engine, feeds, str(path))
+        self._loaded = load_engine(trt, path, self._cuda.capability)
+        self._declared, outputs = specs(trt, self._loaded.engine, str(path))
+        feeds = engine_feeds(self._declared, self.plan, inputs, str(path))
+        shapes = {name: tuple(feed.shape) for name, feed in feeds.items()}
+        profile = choose_profile(self._loaded.engine, shapes, str(path))
         self._context, compiled = open_context(trt, self._loaded)
-        self._set_shapes(feeds)
+        self._set_shapes(profile, shapes)
         made = {spec.name: empty_output(trt, self._loaded.engine, self._context, spec, str(path)) for spec in outputs}
         self._inputs, self._outputs = self._buffers(feeds), self._buffers(made)
         self._start, self._end = self._cuda.event(), self._cuda.event()
         self._work = self._prepared()
         self._run()
-        self.details: dict[str, Any] = _details(trt, self._loaded.engine, self.plan, feeds) | {"kernels": compiled}
+        self.details: dict[str, Any] = {
+            **_details(trt, self._loaded.engine, self.plan, shapes),
+            **self._loaded.ties,
+            "kernels": compiled,
+            "optimization_profile": profile,
+        }
 
-    def _set_shapes(self, feeds: Mapping[str, Array]) -> None:
-        self._demand("its optimization profile", self._context.set_optimization_profile_async(0, self._cuda.stream))
+    def _set_shapes(self, profile: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        chosen = self._context.set_optimization_profile_async(profile, self._cuda.stream)
+        self._demand(f"its optimization profile {profile}", chosen)
         self._cuda.synchronize()
-        for name, array in feeds.items():
-            self._demand(f"shape {array.shape} of '{name}'", self._context.set_input_shape(name, tuple(array.shape)))
+        for name, shape in shapes.items():
+            self._demand(f"shape {shape} of '{name}'", self._context.set_input_shape(name, shape))
 
-    def _buffers(self, arrays: Mapping[str, Array]) -> dict[str, Buffer]:
+    def _buffers(self, arrays: Mapping[str, Feed]) -> dict[str, Buffer]:
         return {name: self._buffer(name, array) for name, array in arrays.items()}
 
-    def _buffer(self, name: str, array: Array) -> Buffer:
-        address = self._cuda.device_memory(array.nbytes)
+    def _buffer(self, name: str, array: Feed) -> Buffer:
+        address = array.address if isinstance(array, OnDevice) else self._cuda.device_memory(array.nbytes)
         self._demand(f"the address of '{name}'", self._context.set_tensor_address(name, address))
+        if isinstance(array, OnDevice):
+            # Whoever made it may still be writing, on a stream of their own.
+            self._cuda.synchronize_device()
+            return Buffer(address, None, array.owner)
         return Buffer(address, self._cuda.pinned_like(array) if self.plan.transfers else array)
 
     def _prepared(self) -> Callable[[], None]:
@@ -164,11 +202,19 @@ class EngineRunner:
         self._send()
         self._enqueue()
         for buffer in self._outputs.values():
-            self._cuda.fetch(buffer.host, buffer.address)
+            if buffer.host is not None:
+                self._cuda.fetch(buffer.host, buffer.address)
 
     def _send(self) -> None:
         for buffer in self._inputs.values():
-            self._cuda.send(buffer.address, buffer.host)
+            if buffer.host is not None:
+                self._cuda.send(buffer.address, buffer.host)
+
+    def _replace(self, buffer: Buffer, array: Array) -> None:
+        """Put an array in a buffer's place on the GPU; page-locked memory keeps it for the runs that copy."""
+        if self.plan.transfers and buffer.host is not None:
+            np.copyto(buffer.host, array)
+        self._cuda.send(buffer.address, array)
 
     def _enqueue(self) -> None:
         self._demand("the inference", self._context.execute_async_v3(self._cuda.stream))
@@ -193,23 +239,14 @@ class EngineRunner:
         self._loaded = None
 
 
-def _feeds(declared: list[InputSpec], plan: Plan, inputs: Any, where: str) -> dict[str, Array]:
-    if inputs is None:
-        return random_inputs(declared, plan.batch, plan.seed, where)
-    if not isinstance(inputs, Mapping):
-        raise BadPlan(f"{where}: got inputs as a {type(inputs).__name__}, wanted a dict of arrays by input name")
-    return check_inputs(declared, inputs, plan.batch, where)
-
-
-def _details(trt: Any, engine: Any, plan: Plan, feeds: Mapping[str, Array]) -> dict[str, Any]:
+def _details(trt: Any, engine: Any, plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     return {
         "version": trt.__version__,
         "device": "cuda",
         "layers": engine.num_layers,
         "workspace_bytes": engine.device_memory_size_v2,
-        "optimization_profile": 0,
         "cuda_graph": plan.cuda_graph,
         "transfers": transfers_on_gpu(plan),
         "wait": "cudaStreamSynchronize after each run",
-        "input_shapes": {name: list(array.shape) for name, array in feeds.items()},
+        "input_shapes": {name: list(shape) for name, shape in shapes.items()},
     }

@@ -61,6 +61,12 @@ class HostCuda:
     def _drop(self, key: int) -> None:
         del self.held[key]
 
+    def _cudaGetDevice(self) -> int:
+        return 0
+
+    def _cudaDeviceGetAttribute(self, attribute: Any, device: int) -> int:
+        return {"Major": 8, "Minor": 6}[attribute.name[-5:]]
+
     def _cudaStreamCreateWithFlags(self, flags: int) -> int:
         return self._hold("stream")
 
@@ -95,7 +101,7 @@ class HostCuda:
 class HostEngine:
     """An engine of y = 2 x + 1, its runtime configuration and its context in one; what it declares can be changed."""
 
-    num_io_tensors, num_layers, device_memory_size_v2 = 2, 1, 64
+    num_io_tensors, num_layers, device_memory_size_v2, num_optimization_profiles = 2, 1, 64, 1
 
     def __init__(self, trt: Any, api: HostCuda) -> None:
         self.trt, self.api, self.where = trt, api, dict[str, int]()
@@ -104,6 +110,7 @@ class HostEngine:
         self.kind, self.location = trt.DataType.FLOAT, trt.TensorLocation.DEVICE
         self.dynamic_shapes_kernel_specialization_strategy: Any = None
         self.accepts = self.capturable = True
+        self.profile = -1
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.declared)[index]
@@ -119,7 +126,7 @@ class HostEngine:
         return self.location
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
-        return [(1, 4), (2, 4), (8, 4)]
+        return [(1, 4), (2, 4), (8, 4)] if profile == 0 else [(16, 4), (16, 4), (32, 4)]
 
     def create_runtime_config(self) -> HostEngine:
         return self
@@ -128,6 +135,7 @@ class HostEngine:
         return config
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        self.profile = profile
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:

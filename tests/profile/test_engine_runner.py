@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from shipworthy.profile.devices import cuda_absent
 from shipworthy.profile.engine_file import RTX, TENSORRT, import_trt, load_engine
 from shipworthy.profile.engine_runner import EngineRunner
 from shipworthy.profile.errors import BadPlan, ProfileError, RuntimeAbsent
+from shipworthy.profile.opening import sha256_of
 from shipworthy.profile.plan import Plan
 from shipworthy.profile.runners import device_time_ns, open_runner
 from shipworthy.tests.profile.host_gpu import HostCuda, HostEngine
@@ -56,6 +58,11 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def capability() -> str:
+    """Be a GPU that no engine here is asked for."""
+    raise AssertionError("no manifest names a compute capability")
+
+
 @without_gpu
 def test_without_a_driver_engines_are_absent_at_once(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real engine, and a file that is not there, are refused for the driver before anything is imported."""
@@ -89,12 +96,12 @@ def test_a_file_that_tensorrt_refuses_says_why(engine: Path, tmp_path: Path) -> 
     nonsense = tmp_path / "nonsense.engine"
     nonsense.write_bytes(b"nonsense" * 50)
     with refused(f"{nonsense}: tensorrt_rtx_bindings {trt.__version__} cannot load it (IRuntime::deserializeCuda") as seen:  # fmt: skip # noqa: E501
-        load_engine(trt, nonsense)
+        load_engine(trt, nonsense, capability)
     assert "Serialization" in str(seen.value)
     assert str(seen.value).endswith("wanted an engine that was built for this version and GPU")
     if cuda_absent() is not None:
         with refused("cudaError 35"):
-            load_engine(trt, engine)
+            load_engine(trt, engine, capability)
 
 
 # What follows runs on a CUDA API of host memory: here is no driver that the real one would answer to.
@@ -211,7 +218,7 @@ def test_a_fault_while_capturing_ends_the_capture(api: HostCuda) -> None:
         ({"kind": trt.DataType.BF16}, None, "input 'x' tensor(bfloat16) (?, 4): this type has no numpy equivalent"),
         ({"kind": trt.DataType.FP8}, None, "input 'x' tensor(float8e4m3fn) (?, 4): this type has no numpy equivalent"),
         ({"location": trt.TensorLocation.HOST}, None, "'x' is a shape tensor on the host"),
-        ({"declared": {"x": (-1, -1), "y": (-1, 4)}}, None, "dimension 1 is dynamic and not the batch; give inputs"),
+        ({"declared": {"x": (-1, -1), "y": (-1, 4)}}, None, "dimension 1 is dynamic and not the batch; give its shape"),
         ({"declared": {"x": (-1, 4), "y": (-1, -1)}}, None, "output 'y' tensor(float) (?, ?): its shape depends on"),
         ({}, {"x": X[:1]}, "got a batch of 1, but plan.batch is 2"),
         ({}, {"x": X[:2].astype(np.float64)}, "got float64, wanted float32"),
@@ -241,6 +248,82 @@ def test_a_target_that_is_no_file_is_refused(fake: HostEngine, api: HostCuda) ->
     with refused("runtime rtx takes a path"):
         EngineRunner(len, RTX, PLAN)
     assert api.log == []
+
+
+def test_other_inputs_take_the_place_of_the_first(engine: Path, fake: HostEngine, api: HostCuda) -> None:
+    """Fed arrays are computed on, copied, captured or neither; other shapes are refused, the caller's stay as given."""
+    for transfers, cuda_graph in ((False, False), (True, False), (True, True), (False, True)):
+        given = X.copy()
+        plan = Plan(batch=3, transfers=transfers, cuda_graph=cuda_graph)
+        with EngineRunner(engine, RTX, plan, {"x": given}) as runner:
+            runner.feed({"x": X + 5})
+            runner.run()
+            assert np.array_equal(runner.outputs()["y"], 2 * (X + 5) + 1)
+            assert np.array_equal(given, X)
+            with refused("got a batch of 2, but plan.batch is 3"):
+                runner.feed({"x": X[:2]})
+    assert api.held == {}
+
+
+class Lent:
+    """An array in memory that is not the runner's, as torch or CuPy would lend it."""
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self.array = array
+        self.__cuda_array_interface__ = array.__array_interface__ | {"version": 3}
+
+
+def test_inputs_on_the_gpu_stay_there(engine: Path, fake: HostEngine, api: HostCuda) -> None:
+    """An array that lies on the GPU is computed on without a copy, as it is at each run; it must be contiguous."""
+    lent = Lent(X.copy())
+    with EngineRunner(engine, RTX, Plan(batch=3), {"x": lent}) as runner:
+        assert "cudaMemcpyAsync" not in api.log
+        assert "cudaDeviceSynchronize" in api.log
+        lent.array += 1
+        runner.run()
+        assert np.array_equal(runner.outputs()["y"], 2 * (X + 1) + 1)
+        with refused("input 'x': got shape (3, 4), was opened with memory on the GPU; open it anew"):
+            runner.feed({"x": X})
+    assert api.held == {}
+    with refused("inputs x are on the GPU already; set transfers=False"):
+        EngineRunner(engine, RTX, Plan(batch=3, transfers=True), {"x": lent})
+    with refused("input 'x' is not contiguous on the GPU"):
+        EngineRunner(engine, RTX, Plan(batch=3), {"x": Lent(np.zeros((3, 8), np.float32)[:, ::2])})
+    with refused("got float64, wanted float32"):
+        EngineRunner(engine, RTX, Plan(batch=3), {"x": Lent(X.astype(np.float64))})
+
+
+def test_the_plans_shapes_fill_open_dimensions(engine: Path, fake: HostEngine) -> None:
+    """Random inputs take the plan's shape where the engine leaves more than the batch open."""
+    vars(fake).update(declared={"x": (-1, -1), "y": (-1, 4)})
+    with EngineRunner(engine, RTX, Plan(batch=2, shapes=(("x", (None, 4)),))) as runner:
+        assert runner.details["input_shapes"] == {"x": [2, 4]}
+
+
+def test_the_profile_that_fits_is_chosen(engine: Path, fake: HostEngine) -> None:
+    """Of several optimization profiles the first that holds the shapes is set; where none does, all are named."""
+    vars(fake).update(num_optimization_profiles=2)
+    with EngineRunner(engine, RTX, Plan(batch=20)) as runner:
+        assert (fake.profile, runner.details["optimization_profile"]) == (1, 1)
+    with refused(
+        "got shape (9, 4), wanted (1, 4) to (8, 4), or input 'x': got shape (9, 4), wanted (16, 4) to (32, 4)"
+    ):
+        EngineRunner(engine, RTX, Plan(batch=9))
+
+
+def test_the_manifest_is_in_the_details(engine: Path, fake: HostEngine, tmp_path: Path) -> None:
+    """With a manifest the GPU is compared with it; without one the details say that nothing was checked."""
+    with EngineRunner(engine, RTX, PLAN) as runner:
+        assert runner.details["manifest"].startswith("none beside the engine")
+    copy = tmp_path / "relu.engine"
+    copy.write_bytes(engine.read_bytes())
+    told = {"schema": 2, "sha256": sha256_of(copy), "flavour": "rtx", "version": trt.__version__, "gpu": None}
+    (tmp_path / "relu.engine.json").write_text(json.dumps(told | {"compute_capabilities": ["8.6"]}))
+    with EngineRunner(copy, RTX, PLAN) as runner:
+        assert runner.details["manifest"] == "checked"
+    (tmp_path / "relu.engine.json").write_text(json.dumps(told | {"compute_capabilities": ["8.9"]}))
+    with refused("got a GPU of compute capability 8.6, and the engine is for 8.9"):
+        EngineRunner(copy, RTX, PLAN)
 
 
 @pytest.mark.gpu
