@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..models.errors import BadInput
 from .cli_models import Source, load_source, shape_text, spec_text
 from .cli_output import Answer, Debug, Input, Json, Weights, columns, command
+from .input_shapes import Shapes, read_shapes
 
 if TYPE_CHECKING:
     from ..models.model import Model
@@ -22,10 +24,15 @@ def inspect(  # noqa: PLR0913 (the parameters of a command are its options)
     picture: Annotated[Path | None, typer.Option(help="Draw the groups of channels into this .svg file.")] = None,
     weights: Weights = None,
     input: Input = None,
+    shape: Shapes = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> Answer:
-    """Show a model's parameters, MACs, layers, inputs and outputs."""
+    """Show a model's or an ONNX file's parameters, MACs, layers, inputs and outputs."""
+    if source.endswith(".onnx"):
+        return _of_file(Path(source), shape, {"--groups": groups, "--picture": picture, "--weights": weights, "--input": input})  # fmt: skip # noqa: E501
+    if shape:
+        raise BadInput("--shape: gives the shape of an ONNX file's input; for a model give --input")
     if picture:
         from .group_picture import check_picture
 
@@ -36,6 +43,17 @@ def inspect(  # noqa: PLR0913 (the parameters of a command are its options)
     found = summarize(model)
     answer = Answer(_summary_text(found), found)
     return _with_groups(answer, model, groups, picture) if groups or picture else answer
+
+
+def _of_file(path: Path, shape: list[str] | None, others: dict[str, object]) -> Answer:
+    wrong = [name for name, value in others.items() if value]
+    if wrong:
+        raise BadInput(f"{wrong[0]}: is for models that can be captured; {path} is an ONNX file")
+    from .foreign_summary import summarize_onnx
+    from .foreign_text import onnx_text
+
+    found = summarize_onnx(path, read_shapes(shape))
+    return Answer(onnx_text(found), found)
 
 
 def _summary_text(found: Summary) -> str:

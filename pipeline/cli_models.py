@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from ..models.model import Model, TensorSpec
 
 Source = Annotated[
-    str, typer.Argument(metavar="MODEL", help="reference:NAME, torchvision:NAME, file.py:factory or a .pt2 file.")
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="reference:NAME, torchvision:NAME, file.py:factory, a .pt2 file; to inspect, an .onnx file too.",
+    ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)]
 OnnxFile = Annotated[Path, typer.Argument(metavar="ONNX", help="An ONNX file.", show_default=False)]

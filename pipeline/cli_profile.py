@@ -14,6 +14,7 @@ import typer
 from ..models.errors import BadInput
 from .cli_output import Answer, Debug, Json, check_file, columns, command, read_npz
 from .cli_sections import SECTIONS, Request, memory_text
+from .input_shapes import Shapes, on_random, plan_shapes
 
 if TYPE_CHECKING:
     from ..profile.compare import Comparison
@@ -39,6 +40,7 @@ Samples = Annotated[Path | None, typer.Option(help="Inputs by name in an .npz fi
 Cores = Annotated[str | None, typer.Option("--affinity", help="Bind to these cores, such as 0,1.")]
 CudaGraph = Annotated[bool, typer.Option("--cuda-graph", help="On a GPU: capture once and replay.")]
 Transfers = Annotated[bool, typer.Option("--transfers", help="On a GPU: count copies to it and back.")]
+Fallback = Annotated[bool, typer.Option("--allow-fallback", help="On a GPU: let operators run on the CPU, and say so.")]
 On = Annotated[str | None, typer.Option(metavar="URL", help="Measure there: ssh://user@host:port.")]
 Python = Annotated[str, typer.Option(help="With --on: the interpreter there.")]
 
@@ -57,9 +59,11 @@ def profile(  # noqa: PLR0913 (the parameters of a command are its options)
     precision: Precision = 0.01,
     percentile: Percentile = 50.0,
     samples: Samples = None,
+    shape: Shapes = None,
     affinity: Cores = None,
     cuda_graph: CudaGraph = False,
     transfers: Transfers = False,
+    allow_fallback: Fallback = False,
     memory: Annotated[bool, typer.Option("--memory", help="Add memory, in fresh processes.")] = False,
     energy: Annotated[bool, typer.Option("--energy", help="Add joules an inference.")] = False,
     cold: Annotated[bool, typer.Option("--cold", help="Add the cold start.")] = False,
@@ -83,6 +87,7 @@ def profile(  # noqa: PLR0913 (the parameters of a command are its options)
     plan = Plan(
         batch=batch, threads=threads, budget_s=budget, precision=precision, quantile=percentile,
         affinity=_cores(affinity), cuda_graph=cuda_graph, transfers=transfers,
+        shapes=plan_shapes(shape, samples, runtime), allow_fallback=allow_fallback,
     )  # fmt: skip
     if picture:
         from .group_picture import check_picture
@@ -91,7 +96,7 @@ def profile(  # noqa: PLR0913 (the parameters of a command are its options)
     stored = _stored(baseline) if baseline else None
     _check_wishes(runtime, wanted, plan, stored, far=on is not None)
     inputs = read_npz(samples) if samples else None
-    with _sampling(f"measure {Path(file).name}") as report:
+    with on_random(inputs), _sampling(f"measure {Path(file).name}") as report:
         request = _request(file, runtime, plan, inputs, report)
         seen, answer = _far(request, on, python, wanted) if on else _near(replace(request, picture=picture), wanted)
     return answer if stored is None else _with_baseline(answer, seen, stored, allow)
@@ -144,7 +149,9 @@ def compare(  # noqa: PLR0913 (the parameters of a command are its options)
     threads: Threads = 1,
     budget: Budget = 20.0,
     samples: Samples = None,
+    shape: Shapes = None,
     affinity: Cores = None,
+    allow_fallback: Fallback = False,
     on: On = None,
     python: Python = "python3",
     as_json: Json = False,
@@ -157,9 +164,13 @@ def compare(  # noqa: PLR0913 (the parameters of a command are its options)
 
     if len(files) < 2 or (on and len(files) > 2):
         raise BadInput(f"compare: got {len(files)} file(s), wanted {'two' if on else 'two or more'}")
-    plan = Plan(batch=batch, threads=threads, budget_s=budget, affinity=_cores(affinity))
+    shapes = plan_shapes(shape, samples, runtime)
+    plan = Plan(
+        batch=batch, threads=threads, budget_s=budget, affinity=_cores(affinity), shapes=shapes,
+        allow_fallback=allow_fallback,
+    )  # fmt: skip
     inputs = read_npz(samples) if samples else None
-    with _sampling("compare " + " and ".join(Path(file).name for file in files)) as report:
+    with on_random(inputs), _sampling("compare " + " and ".join(Path(file).name for file in files)) as report:
         if runtime in _IN_MEMORY:
             raise BadInput(f"compare: runtime {runtime} takes no files; export the models and compare those")
         for file in files:
@@ -191,8 +202,13 @@ def _request(file: str, runtime: str, plan: Any, inputs: Any, report: Report) ->
 
 
 def _check_file(file: str, runtime: str) -> None:
-    if runtime != "command":
-        check_file(Path(file), "an engine" if runtime in ("tensorrt", "rtx") else "an ONNX file")
+    if runtime == "command":
+        return
+    path = check_file(Path(file), "an engine" if runtime in ("tensorrt", "rtx") else "an ONNX file")
+    if runtime.startswith("ort-"):
+        from ..export.onnx_read import check_file_safe
+
+        check_file_safe(path)
 
 
 def _cores(text: str | None) -> tuple[int, ...]:

@@ -77,7 +77,7 @@ def _feeds(name: str, session: Any, plan: Any, where: str) -> dict[str, Any]:
     try:
         given = dict(np.load(f"{name}/{INPUTS}"))
     except FileNotFoundError:
-        return random_inputs(specs, plan.batch, plan.seed, where)
+        return random_inputs(specs, plan.batch, plan.seed, where, dict(plan.shapes))
     return check_inputs(specs, given, plan.batch, where)
 
 

@@ -24,13 +24,13 @@ def feeds_of(session: Any, plan: Plan, inputs: Mapping[str, Any] | None, where: 
     """
     specs = [InputSpec(one.name, one.type, _shape(one.shape)) for one in session.get_inputs()]
     if inputs is None:
-        return random_inputs(specs, plan.batch, plan.seed, where)
+        return random_inputs(specs, plan.batch, plan.seed, where, dict(plan.shapes))
     return check_inputs(specs, inputs, plan.batch, where)
 
 
 def on_host(ort: Any, session: Any, feeds: Mapping[str, Array]) -> Run:
     """Return a run with inputs and outputs bound in the host's memory."""
-    if not all_tensors(session):
+    if not (all_tensors(session) and all(array.dtype.kind in "biuf" for array in feeds.values())):
         return partial(session.run, None, dict(feeds))
     values = {name: ort.OrtValue.ortvalue_from_numpy(array, "cpu", 0) for name, array in feeds.items()}
     return partial(session.run_with_iobinding, _bound(session, values, "cpu"))
@@ -59,8 +59,9 @@ def on_device(ort: Any, session: Any, feeds: Mapping[str, Array], plan: Plan, de
 
 
 def all_tensors(session: Any) -> bool:
-    """Tell whether all outputs can be bound; maps and sequences can only be fetched."""
-    return all(output.type.startswith("tensor(") for output in session.get_outputs())
+    """Tell whether all outputs can be bound; text, maps and sequences can only be fetched."""
+    kinds = [output.type for output in session.get_outputs()]
+    return all(kind.startswith("tensor(") and kind != "tensor(string)" for kind in kinds)
 
 
 def _sent(ort: Any, array: Array, device: str) -> Any:

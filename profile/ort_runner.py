@@ -61,8 +61,8 @@ class OrtRunner:
             return on_host(ort, self._session, feeds)
         if tells_placement(ort):
             nodes = placement(self._session)
-            check_placement(nodes, device, path)
-            self.details |= _placed(nodes)
+            fallback = check_placement(nodes, device, path, plan.allow_fallback)
+            self.details |= _placed(nodes) | ({"fallback": fallback} if fallback else {})
         self.details |= {"transfers": transfers_on_gpu(plan), "cuda_graph": plan.cuda_graph}
         self.details["provider_options"] = self._session.get_provider_options()
         return _first_run(path, lambda: on_device(ort, self._session, feeds, plan))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import mmap
+import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+
+from .errors import BadPlan
 
 _Bytes = bytes | mmap.mmap
 
@@ -53,16 +56,29 @@ def read_weights(path: Path) -> Weights | None:
 
     Returns:
         None for a file that is neither, such as an engine.
+
+    Raises:
+        BadPlan: weights lie outside the file's folder, so that reading or copying them would tell of other files.
     """
     try:
         if zipfile.is_zipfile(path):
             return _of_program(path)
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             tensors = [_Tensor.read(content, start, end) for start, end in _tensors(content, "model", 0, len(content))]
-    except (ValueError, IndexError, KeyError):
+    except (ValueError, IndexError, KeyError, RecursionError):
         return None
     beside = dict.fromkeys(name for tensor in tensors for name in tensor.beside)
+    for name in beside:
+        _check_place(path, name)
     return Weights(sum(tensor.bytes for tensor in tensors), tuple(beside)) if tensors else None
+
+
+def _check_place(path: Path, name: str) -> None:
+    """Links are followed; a file that is a link itself, as in caches of downloads, may have its data where it ends."""
+    real = Path(os.path.realpath(path.parent / name))
+    folders = (Path(os.path.realpath(path.parent)), Path(os.path.realpath(path)).parent)
+    if ".." in Path(name).parts or Path(name).is_absolute() or not any(folder in real.parents for folder in folders):
+        raise BadPlan(f"{path}: keeps weights in {name!r}, outside its folder; put them beside it")
 
 
 def file_bytes(path: Path) -> int:
@@ -148,6 +164,8 @@ def _varint(content: _Bytes, at: int) -> tuple[int, int]:
         if not byte & 0x80:
             return value, at
         shift += 7
+        if shift > 63:
+            raise ValueError("a number is longer than 64 bits")
 
 
 def _packed(content: _Bytes, at: int, end: int) -> Iterator[int]:

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shipworthy.profile.dims import value_of
 from shipworthy.profile.errors import BadPlan
 from shipworthy.profile.inputs import InputSpec, check_inputs, random_inputs
 
 IMAGE = InputSpec("image", "tensor(float)", ("N", 3, 8, 8))
 TOKENS = InputSpec("ids", "tensor(int64)", ("N", 16))
+TOKENS_OF_ANY_LENGTH = InputSpec("ids", "tensor(int64)", ("N", "length"))
 
 
 def refused(words: str) -> Any:
@@ -39,9 +41,69 @@ def test_random_inputs_follow_the_specification() -> None:
 
 def test_a_dynamic_dimension_that_is_not_the_batch_asks_for_inputs() -> None:
     """A length cannot be invented."""
-    words = "m.onnx: input 'ids' tensor(int64) (N, length): dimension 1 is dynamic and not the batch; give inputs"
+    words = (
+        "m.onnx: input 'ids' tensor(int64) (N, length): dimension 1 is dynamic and not the batch; "
+        "give inputs (--samples) or its shape (--shape ids=batch,SIZE, or Plan(shapes=...))"
+    )
     with refused(words):
         random_inputs([InputSpec("ids", "tensor(int64)", ("N", "length"))], 1, 0, "m.onnx")
+
+
+def test_a_shape_tells_the_sizes_of_names_and_formulas_everywhere() -> None:
+    """The batch stays the plan's, also where it is second; what has no name takes its own shape."""
+    specs = [
+        InputSpec("ids", "tensor(int64)", ("N", "length")),
+        InputSpec("mask", "tensor(float)", ("N", 1, "2*length + 1")),
+        InputSpec("state", "tensor(float)", (2, "N", None)),
+        InputSpec("old", "tensor(float)", (-1, 3)),
+    ]
+    shapes = {"ids": (None, 7), "state": (2, 3, 5)}
+    made = random_inputs(specs, 3, 0, "m.onnx", shapes)
+    assert [array.shape for array in made.values()] == [(3, 7), (3, 1, 15), (2, 3, 5), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        ({"id": (1, 7)}, "shape id=1,7: no such input, wanted one of ids, mask"),
+        ({"ids": (7,)}, "shape ids=7: wanted 2 sizes, as it declares (N, length)"),
+        ({"ids": (2, 7)}, "shape ids=2,7: its batch is 2, and the plan's is 1; make them equal, or write batch"),
+        ({"ids": (1, 7), "mask": (1, 8)}, "shape mask=1,8: 'length' is 7 elsewhere; make them equal"),
+        ({"ids": (1, 1 << 40)}, "GB of random numbers; give a smaller shape"),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_refused(shapes: dict[str, tuple[int | None, ...]], words: str) -> None:
+    """Contradictions are named, and no memory is taken for what nobody can have meant."""
+    specs = [TOKENS_OF_ANY_LENGTH, InputSpec("mask", "tensor(float)", ("N", "length"))]
+    with refused(words):
+        random_inputs(specs, 1, 0, "m.onnx", shapes)
+
+
+@pytest.mark.parametrize(
+    ("formula", "value"),
+    [("2*n + 1", 15), ("floor(n/2)", 3), ("n/2", None), ("Max(1, n - 9)", 1), ("m*n", None), ("n**9", None),
+     ("f(n)", None), ("__import__('os')", None), ("(" * 150, None), ("-n", None), ("n.real", None), ("0.5*n", None)],
+)  # fmt: skip
+def test_formulas_are_arithmetic_alone(formula: str, value: int | None) -> None:
+    """A dimension's name comes from the file, and nothing in it is run."""
+    assert value_of(formula, {"n": 7}) == value
+
+
+def test_a_fixed_file_may_hold_state_of_other_sizes() -> None:
+    """Its batch is that of its first input."""
+    specs = [InputSpec("x", "tensor(float)", (1, 16)), InputSpec("h", "tensor(float)", (2, 1, 8))]
+    assert random_inputs(specs, 1, 0, "m.onnx")["h"].shape == (2, 1, 8)
+
+
+def test_what_is_no_tensor_cannot_be_given() -> None:
+    """Text and sequences are refused each in its own words; a batch of 0 would measure nothing."""
+    for kind, shape, words in (
+        ("tensor(string)", ("N",), "text cannot be invented; give inputs (--samples)"),
+        ("seq(tensor(float))", (), "only tensors can be given"),
+        ("tensor(float)", (0, 3), "its batch is declared as 0, and ONNX Runtime takes it so"),
+    ):
+        with refused(words):
+            random_inputs([InputSpec("x", kind, shape)], 1, 0, "m.onnx")
 
 
 def test_a_fixed_batch_must_be_the_plans() -> None:
