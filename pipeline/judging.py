@@ -62,19 +62,22 @@ def doubts(evidence: Evidence) -> list[GoalVerdict]:
     What integers cost is judged by goals on quality, so an int8 file is in doubt only where its outputs are not finite.
     """
     return [
-        _doubt(name, row)
+        _doubt(name, row, file.checked.facts.get("bad_layer"))
         for name, file in evidence.files.items()
         for row in file.checked.facts["parity"]
         if not row["passed"] and not (file.file.facts["precision"] == "int8" and isfinite(row["relative"]))
     ]
 
 
-def _doubt(name: str, row: Mapping[str, Any]) -> GoalVerdict:
+def _doubt(name: str, row: Mapping[str, Any], layer: Mapping[str, Any] | None) -> GoalVerdict:
     goal, found = Goal("parity", max=row["tolerance"], on=name), row["relative"]
     said = f"differs from the graph it was made from by {found:.2g} of its largest value, wanted {goal.bound}"
     if not isfinite(found):
         said = "is infinite or not a number"
     reason = f"output {row['name']!r} of {name} {said}: what was measured is not the model that was asked for"
+    if layer:
+        which = "first bad" if layer["kind"] == "first" else "worst"
+        reason += f"; {which} layer: {layer['name']} ({layer['operator']})"
     reading = Reading(found) if isfinite(found) else Reading(absent=said)
     margin = goal.max - found if goal.max is not None and isfinite(found) else None
     return GoalVerdict(goal, Outcome.UNCLEAR, margin, reason, reading)

@@ -39,7 +39,8 @@ class StepRow:
 class ParityRow:
     """How far a file's outputs are from the outputs of the torch graph it was made from, over `samples` inputs.
 
-    Distances are infinite or not a number where the file gives such outputs; JSON has null there.
+    Distances are infinite or not a number where the file gives such outputs; JSON has null there. `noise` is how far
+    rounding alone moves the graph's outputs, `top1_agreement` of outputs that are scores.
     """
 
     output: str
@@ -47,9 +48,10 @@ class ParityRow:
     max_abs: float
     relative: float
     cosine: float
-    top1_agreement: float
+    top1_agreement: float | None
     tolerance: float
     passed: bool
+    noise: float | None = None
 
 
 @dataclass(frozen=True)

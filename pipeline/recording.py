@@ -159,12 +159,24 @@ def _artifact(file_name: str, file: Exported, evidence: Evidence) -> ArtifactRow
         agreement=_figure(same, 0.01) if same else None,
         accuracy_drop=_figure(drop) if drop else None,
         ships=ships,
-        details={"opset": facts["opset"], "tools": facts["tools"]},
+        notes=_breach(file),
+        details={"opset": facts["opset"], "tools": facts["tools"]} | _bad_layer(file),
     )
 
 
 def _parity(row: dict[str, Any]) -> ParityRow:
     return ParityRow(output=row["name"], **{k: v for k, v in row.items() if k != "name"})
+
+
+def _breach(file: Exported) -> list[str]:
+    """Return what is known of why a file is not the graph it was made from."""
+    facts = file.checked.facts
+    layer = [facts["bad_layer"]["text"]] if "bad_layer" in facts else []
+    return [f"parity: {said}" for said in (*layer, *facts.get("parity_notes", ()))]
+
+
+def _bad_layer(file: Exported) -> dict[str, Any]:
+    return {key: value for key, value in file.checked.facts.items() if key == "bad_layer"}
 
 
 def _engine(engine: Stage, source: Exported) -> ArtifactRow:

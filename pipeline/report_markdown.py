@@ -48,6 +48,7 @@ def markdown_text(record: RunRecord) -> str:
         _goals(record),
         _before_after(record),
         *_figures(record),
+        _parity(record),
         _artifact(record),
         _measured_on(record),
     ]
@@ -105,6 +106,12 @@ def _latency_rows(record: RunRecord) -> Iterable[tuple[str, ...]]:
 def _figures(record: RunRecord) -> Iterable[str]:
     for one in figure_tables(record):
         yield f"**{escape(one.title)}**\n\n{table(one.head, one.rows, one.numbers)}"
+
+
+def _parity(record: RunRecord) -> str:
+    """Say of every file that is not the graph it was made from which layer broke."""
+    said = [(row.file, note) for row in record.artifacts for note in row.notes if note.startswith("parity: ")]
+    return "\n".join(f"**{escape(file)}** {escape(note, 600)}  " for file, note in said)
 
 
 def _artifact(record: RunRecord) -> str:

@@ -86,22 +86,27 @@ def _parity_word(row: ArtifactRow) -> str:
 
 
 def _parity(record: RunRecord) -> Table:
-    head = ("Artifact", "Output", "Samples", "Max abs", "Relative", "Tolerance", "Cosine", "Top-1 agreement", "Result")
+    head = ("Artifact", "Output", "Samples", "Max abs", "Relative", "Tolerance", "Rounding", "Cosine", "Top-1 agreement", "Result")  # fmt: skip # noqa: E501
     rows = [
         (
             artifact.name,
             row.output,
             f"{row.samples:,}",
             *(f"{value:.2e}" for value in (row.max_abs, row.relative, row.tolerance)),
+            NONE if row.noise is None else f"{row.noise:.2e}",
             f"{row.cosine:.6f}",
-            f"{100 * row.top1_agreement:.2f} %",
+            NONE if row.top1_agreement is None else f"{100 * row.top1_agreement:.2f} %",
             "passed" if row.passed else "FAILED",
         )
         for artifact in record.artifacts
         for row in artifact.parity
     ]
-    note = "Outputs of each file against the torch graph that it was made from."
-    return Table("Parity", head, rows, frozenset(range(2, 8)), note)
+    said = [f" {row.file}: {note}." for row in record.artifacts for note in row.notes if note.startswith("parity")]
+    note = (
+        "Outputs of each file against the torch graph that it was made from. Rounding: how far rounding to the file's "
+        f"precision alone moves the graph's outputs.{''.join(said)}"
+    )
+    return Table("Parity", head, rows, frozenset(range(2, 9)), note)
 
 
 def _latency(rows: Sequence[LatencyRow]) -> Table:

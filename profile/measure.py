@@ -254,7 +254,7 @@ def interleave(
             warmup_rounds=len(warm.series[0]),
             inputs=runner.inputs,
             stop_reason=seen.reason,
-            notes=notes,
+            notes=(*notes, *_fallback(runner)),
             details=dict(runner.details),
             group=group,
             aside_ns=aside,
@@ -295,6 +295,12 @@ def _notes(warm: Sampled, seen: Sampled, plan: Plan, where: dict[str, Any], stea
         f"the hypervisor withheld {steal:.1%} of processor time while sampling": steal > _STEAL_NOTED,
     }
     return tuple(text for text, holds in found.items() if holds)
+
+
+def _fallback(runner: Runner) -> tuple[str, ...]:
+    """Return what ran on the CPU where the plan allows that."""
+    said = runner.details.get("fallback")
+    return (f"fallback: {said}",) if said else ()
 
 
 def _causes(seen: Sampled) -> str:

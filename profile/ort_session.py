@@ -104,7 +104,7 @@ def open_session(ort: Any, path: Path, device: Device, plan: Plan) -> Any:
     """Open a session on exactly the device asked for.
 
     Raises:
-        BadPlan: ONNX Runtime cannot load the file, or would run nodes of it on the CPU.
+        BadPlan: ONNX Runtime cannot load the file, or would run nodes of it on the CPU and the plan does not allow it.
         RuntimeAbsent: it fell back to another device, or TensorRT's libraries cannot be loaded.
     """
     options, providers = session_options(ort, device, plan), _providers(device, plan)
@@ -129,8 +129,10 @@ def session_options(ort: Any, device: Device, plan: Plan) -> Any:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(plan.spinning)))
-    if device.on_gpu:
-        options.add_session_config_entry(_RECORD if tells_placement(ort) else _REFUSE, "1")
+    if device.on_gpu and tells_placement(ort):
+        options.add_session_config_entry(_RECORD, "1")
+    elif device.on_gpu and not plan.allow_fallback:
+        options.add_session_config_entry(_REFUSE, "1")
     return options
 
 
@@ -153,20 +155,26 @@ def placement(session: Any) -> dict[str, list[str]]:
     return found
 
 
-def check_placement(nodes: Mapping[str, Sequence[str]], device: Device, path: Path) -> None:
+def check_placement(
+    nodes: Mapping[str, Sequence[str]], device: Device, path: Path, allow_fallback: bool = False
+) -> str | None:
     """Check that the device's first provider took nodes, and that the CPU computes with nothing but shapes.
 
+    Returns:
+        None, or with `allow_fallback` what the CPU computes all the same.
+
     Raises:
-        BadPlan: the message names the nodes that are elsewhere.
+        BadPlan: the message names the nodes that are elsewhere; a provider that took none is refused in any case.
     """
     wanted, on_cpu = device.provider, nodes.get("CPUExecutionProvider", ())
     stray = [node for node in on_cpu if node.split()[0] not in _ON_HOST_BY_DESIGN]
-    if stray:
-        remedy = "export the model without these operators or types, or measure it on ort-cpu"
+    if stray and not allow_fallback:
+        remedy = "export the model without these operators or types, run it on ort-cpu, or allow fallback"
         raise BadPlan(f"{path}: runtime {device.runtime} would run {_some(stray)} on the CPU; {remedy}")
     if not nodes.get(wanted):
         others = [node for name, group in nodes.items() if name != wanted for node in group]
         raise BadPlan(f"{path}: {wanted} took none of its nodes; {_some(others)} would run elsewhere")
+    return f"{device.runtime} ran {_some(stray)} on the CPU" if stray else None
 
 
 def _some(nodes: Sequence[str]) -> str:

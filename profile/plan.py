@@ -34,6 +34,9 @@ class Plan:
         spinning: let idle threads of ONNX Runtime wait busily. Off by default: in an interleaved measurement
             they would take time from the neighbour.
         seed: of random inputs and of the order of runners.
+        shapes: of random inputs whose dynamic dimensions are not the batch alone, as pairs of a name and sizes; None
+            stands for the batch.
+        allow_fallback: measure on a GPU even what ONNX Runtime runs in part on the CPU; the result then says so.
 
     Raises:
         BadPlan: a setting is out of its range.
@@ -57,15 +60,21 @@ class Plan:
     settle_runs: int = 1
     spinning: bool = False
     seed: int = 0
+    shapes: tuple[tuple[str, tuple[int | None, ...]], ...] = ()
+    allow_fallback: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "affinity", tuple(self.affinity))  # a list where it was read from JSON
+        object.__setattr__(self, "shapes", tuple((name, tuple(shape)) for name, shape in self.shapes))
         for name, least in _WHOLE.items():
             _check_whole(name, getattr(self, name), least)
         for name, most in _REAL.items():
             _check_real(name, getattr(self, name), most)
         for core in self.affinity:
             _check_whole("affinity", core, 0)
+        for name, shape in self.shapes:
+            for size in shape:
+                _check_whole(f"shapes[{name!r}]", 1 if size is None else size, 0)
         if not 0 < self.quantile < 100:
             raise BadPlan(f"plan.quantile: got {self.quantile!r}, wanted a number above 0 and below 100")
         if self.min_rounds > self.max_rounds:

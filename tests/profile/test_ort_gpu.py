@@ -14,8 +14,17 @@ import pytest
 
 from shipworthy.profile.devices import cuda_absent
 from shipworthy.profile.errors import BadPlan, RuntimeAbsent
+from shipworthy.profile.measure import interleave
 from shipworthy.profile.ort_binding import on_device
-from shipworthy.profile.ort_session import CPU, CUDA, TENSORRT, check_placement, open_session, placement
+from shipworthy.profile.ort_session import (
+    CPU,
+    CUDA,
+    TENSORRT,
+    check_placement,
+    open_session,
+    placement,
+    session_options,
+)
 from shipworthy.profile.plan import Plan
 from shipworthy.profile.runners import open_runner
 
@@ -98,6 +107,41 @@ def test_nodes_left_to_the_cpu_are_named(write: Write) -> None:
         check_placement(nodes, CUDA, Path("m.onnx"))
     shapes = [node for node in nodes["CPUExecutionProvider"] if "Relu" not in node]
     check_placement({"CPUExecutionProvider": shapes, "CUDAExecutionProvider": ["Relu 'act'"]}, CUDA, Path("m.onnx"))
+
+
+def test_a_fallback_that_is_allowed_is_told(write: Write) -> None:
+    """With `allow_fallback` nodes on the CPU are named and not refused; a provider without any still is."""
+    on_cpu = ["Relu 'act'", "Shape 'size'"]
+    told = check_placement({"CPUExecutionProvider": on_cpu, CUDA.provider: ["Conv 'c'"]}, CUDA, Path("m.onnx"), True)
+    assert told == "ort-cuda ran 1 node (Relu 'act') on the CPU"
+    assert check_placement({CUDA.provider: ["Conv 'c'"]}, CUDA, Path("m.onnx"), True) is None
+    with refused("took none of its nodes"):
+        check_placement({"CPUExecutionProvider": on_cpu}, CUDA, Path("m.onnx"), True)
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_an_older_onnxruntime_is_told_to_refuse_unless_it_may_not(
+    allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where placement cannot be read, ONNX Runtime itself is to refuse, but not where fallback is allowed."""
+    monkeypatch.setattr("shipworthy.profile.ort_session.tells_placement", lambda ort: False)
+    options = session_options(onnxruntime, CUDA, Plan(allow_fallback=allowed))
+    entry = "session.disable_cpu_ep_fallback"
+    if allowed:
+        with pytest.raises(RuntimeError, match=entry):
+            options.get_session_config_entry(entry)
+    else:
+        assert options.get_session_config_entry(entry) == "1"
+
+
+def test_a_measurement_tells_of_its_fallback(model: Path) -> None:
+    """What a runner's details say of a fallback is among the notes of its measurement, and of no other one's."""
+    plan = Plan(budget_s=0, least_s=0, warmup_s=0, min_rounds=1, allow_fallback=True)
+    with open_runner(model, "ort-cpu", plan) as one, open_runner(model, "ort-cpu", plan) as other:
+        one.details["fallback"] = "ort-cuda ran 1 node (Relu 'act') on the CPU"
+        found = interleave((one, other), plan)
+    assert "fallback: ort-cuda ran 1 node (Relu 'act') on the CPU" in found[0].notes
+    assert not any("fallback" in note for note in found[1].notes)
 
 
 def test_a_provider_that_takes_nothing_is_a_fallback() -> None:
