@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from .compress.sparsify import Sparsify
     from .compress.trim import Trim
     from .export.artifact import EngineArtifact, OnnxArtifact
-    from .export.engine import to_engine
+    from .export.engine import refit_engine, to_engine
+    from .export.engine_settings import EngineSettings
     from .export.onnx_file import to_onnx
     from .export.parity import Parity, parity
     from .export.score import score
@@ -53,7 +54,8 @@ _HOMES = {
     "compress.sparsify": ("Sparsify",),
     "compress.trim": ("Trim",),
     "export.artifact": ("EngineArtifact", "OnnxArtifact"),
-    "export.engine": ("to_engine",),
+    "export.engine": ("refit_engine", "to_engine"),
+    "export.engine_settings": ("EngineSettings",),
     "export.onnx_file": ("to_onnx",),
     "export.parity": ("Parity", "parity"),
     "export.score": ("score",),
@@ -105,6 +107,7 @@ __all__ = [
     "Dataset",
     "Distill",
     "EngineArtifact",
+    "EngineSettings",
     "Goal",
     "Measurement",
     "MissingRuntime",
@@ -149,6 +152,7 @@ __all__ = [
     "peak_memory",
     "profile_layers",
     "read_recipe",
+    "refit_engine",
     "score",
     "summarize",
     "throughput",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..models.model import TensorSpec
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "mixed", "int8"]
 Target = Literal["cpu", "tensorrt"]
 
 
@@ -22,11 +22,12 @@ class OnnxArtifact:
         sha256: of its bytes.
         bytes: its size on disk, with external data if there is any.
         opset: of the default domain.
-        precision: what the weights and activations are computed in.
+        precision: what the weights and activations are computed in; `mixed` is fp16 with delicate operators in fp32.
         target: the family of runtimes an int8 file is laid out for.
         inputs: names, types and shapes.
         outputs: the same of what comes out.
         tools: versions of what made the file.
+        fp32_nodes: names of nodes that stay in fp32 in a file of fp16, bf16 or mixed precision.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class OnnxArtifact:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     tools: Mapping[str, str]
+    fp32_nodes: tuple[str, ...] = ()
 
     def __fspath__(self) -> str:
         """Return the path."""

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import ast
+
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
 from ..models.model import TensorSpec
+from .onnx_rewrites import lower_case_einsums
+
+MODULE = "module"
+"""The property of a node that names the module it is of."""
+_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def clean(proto: ModelProto, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> ModelProto:
     """Drop traces, name dimensions and nodes plainly, and write pooling as pooling, in place.
 
-    Stack traces and source paths leave the file: they tell about the machine that made it, and change its bytes.
+    Stack traces and source paths leave the file: they tell about the machine that made it, and change its bytes. The
+    path of each node's module (`layer1.0.conv1`) stays, as its property `module`.
     """
     graph = proto.graph
-    for holder in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+    for node in graph.node:
+        _keep_module(node)
+    for holder in (proto, graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del holder.metadata_props[:]
         holder.doc_string = ""
+    lower_case_einsums(graph)
     for function in proto.functions:
         del function.metadata_props[:]
     _pool_means(graph)
@@ -28,6 +39,16 @@ def clean(proto: ModelProto, inputs: tuple[TensorSpec, ...], outputs: tuple[Tens
     graph.name = "shipworthy"
     proto.producer_name, proto.producer_version = "shipworthy", ""
     return proto
+
+
+def _keep_module(node: NodeProto) -> None:
+    """Keep of a node's properties the path of the module that it is of, in place."""
+    scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
+    path = next(reversed(ast.literal_eval(scopes)[:-1]), "")
+    del node.metadata_props[:]
+    node.doc_string = ""
+    if path:
+        node.metadata_props.add(key=MODULE, value=path)
 
 
 def _name_dimensions(graph: GraphProto, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
+from .dims import BATCH, Dims, asked, check_varies, found, output_shapes
 from .errors import BadInput
 from .files import replacing
 from .graph import copy_graph, set_training
@@ -88,11 +89,20 @@ class Model:
     def export(self) -> ExportedProgram:
         """Capture the present graph anew, in evaluation mode, with fresh shapes."""
         set_training(self.module, False)
-        return _export(self.module, self.example_inputs, self.dynamic_batch)
+        return _export(self.module, self.example_inputs, self.dims)
+
+    @property
+    def dims(self) -> Dims:
+        """The names of the dimensions of each input that may vary, by their position."""
+        return tuple({d: s for d, s in enumerate(spec.shape) if isinstance(s, str)} for spec in self.inputs)
 
 
 def capture(
-    module: nn.Module, example_inputs: tuple[Tensor, ...], dynamic_batch: bool = True, source: str = ""
+    module: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    dynamic_batch: bool = True,
+    source: str = "",
+    dynamic: Mapping[str, Mapping[int, str]] = MappingProxyType({}),
 ) -> Model:
     """Capture a module as a graph of ATen operators.
 
@@ -104,29 +114,37 @@ def capture(
         example_inputs: positional inputs, batch first.
         dynamic_batch: let dimension 0 of every input vary.
         source: where the model came from, for reports.
+        dynamic: other dimensions that vary, by input and position, with their names:
+            `{"input_ids": {1: "length"}, "attention_mask": {1: "length"}}`.
 
     Raises:
-        BadInput: the module cannot be captured; the message names the line of its code.
+        BadInput: the module cannot be captured, or fixes a dimension that is to vary; the message names the line of
+            its code, or the dimension.
     """
     if not isinstance(example_inputs, tuple) or not all(isinstance(x, Tensor) for x in example_inputs):
         raise BadInput(f"example_inputs must be a tuple of tensors, got {type(example_inputs).__name__}")
     examples = tuple(_at_least_two(x) if dynamic_batch else x for x in example_inputs)
+    dims = asked(module, examples, dynamic_batch, dynamic)
     modes = {name: part.training for name, part in module.named_modules()}
     module.eval()
     try:
-        program = _export(module, examples, dynamic_batch)
+        program = _export(module, examples, dims)
         graph = copy_graph(program.module(check_guards=False))
     finally:
         for name, part in module.named_modules():
             part.training = modes[name]
     if dynamic_batch:
         _check_batch(graph, examples, source)
-    return _model(graph, program, examples, dynamic_batch, source)
+    check_varies(program, dims)
+    return replace(_model(graph, program, examples, dims), dynamic_batch=dynamic_batch, source=source)
 
 
 def save_pt2(model: Model, path: str | Path) -> None:
     """Write the model as a `.pt2` file that needs none of its Python classes; the same model gives the same bytes."""
     meta: dict[str, Any] = {"schema": 1, "dynamic_batch": model.dynamic_batch, "source": model.source}
+    named = {s.name: {d: n for d, n in e.items() if n != BATCH} for s, e in zip(model.inputs, model.dims, strict=True)}
+    if any(named.values()):
+        meta["dynamic"] = named
     if model.sparsity:
         meta["sparsity"] = dict(model.sparsity.patterns)
     # Through memory: torch writes the file's own (temporary) name into it, and hides a full disk in a RuntimeError.
@@ -163,28 +181,39 @@ def load_pt2(path: str | Path) -> Model:
     examples = tuple(program.example_inputs[0])
     dynamic = bool(meta.get("dynamic_batch", _batch_varies(program)))
     graph = program.module(check_guards=False)
-    model = _model(graph, program, examples, dynamic, str(meta.get("source") or path.name))
+    named = meta.get("dynamic", {} if meta else found(program))
+    dims = tuple(
+        ({0: BATCH} if dynamic and x.ndim else {}) | {int(d): n for d, n in named.get(str(name), {}).items()}
+        for name, x in zip(program.graph_signature.user_inputs, examples, strict=True)
+    )
+    model = replace(
+        _model(graph, program, examples, dims), dynamic_batch=dynamic, source=meta.get("source") or path.name
+    )
     return replace(model, sparsity=Sparsity(meta["sparsity"])) if "sparsity" in meta else model
 
 
-def _model(
-    graph: GraphModule, program: ExportedProgram, examples: tuple[Tensor, ...], dynamic: bool, source: str
-) -> Model:
+def _model(graph: GraphModule, program: ExportedProgram, examples: tuple[Tensor, ...], dims: Dims) -> Model:
     set_training(graph, False)
     names = program.graph_signature.user_inputs
-    inputs = tuple(_spec(str(name), x, dynamic) for name, x in zip(names, examples, strict=True))
+    inputs = tuple(
+        _spec(str(name), x, tuple(entries.get(d, size) for d, size in enumerate(x.shape)))
+        for name, x, entries in zip(names, examples, dims, strict=True)
+    )
     with torch.no_grad():
         results = _flat(graph(*examples))
     labels = ["output"] if len(results) == 1 else [f"output_{i}" for i in range(len(results))]
-    outputs = tuple(_spec(label, y, dynamic) for label, y in zip(labels, results, strict=True))
-    return Model(graph, inputs, outputs, examples, dynamic, source)
+    varies = BATCH in {name for entries in dims for name in entries.values()}
+    shapes = [_batched(shape) if varies else shape for shape in output_shapes(program, dims)]
+    outputs = tuple(_spec(label, y, shape) for label, y, shape in zip(labels, results, shapes, strict=True))
+    return Model(graph, inputs, outputs, examples, varies)
 
 
-def _spec(name: str, x: Tensor, dynamic: bool) -> TensorSpec:
-    shape: tuple[int | str, ...] = tuple(x.shape)
-    if dynamic and shape:
-        shape = ("batch", *shape[1:])
+def _spec(name: str, x: Tensor, shape: tuple[int | str, ...]) -> TensorSpec:
     return TensorSpec(name, str(x.dtype).removeprefix("torch."), shape)
+
+
+def _batched(shape: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    return (BATCH, *shape[1:]) if shape else shape
 
 
 def _flat(results: Any) -> Sequence[Tensor]:
@@ -199,8 +228,8 @@ def _at_least_two(x: Tensor) -> Tensor:
     return torch.cat([x, x]) if x.ndim and x.shape[0] == 1 else x
 
 
-def _export(module: nn.Module, examples: tuple[Tensor, ...], dynamic_batch: bool) -> ExportedProgram:
-    shapes = tuple({0: Dim.AUTO} if dynamic_batch and x.ndim else None for x in examples)
+def _export(module: nn.Module, examples: tuple[Tensor, ...], dims: Dims) -> ExportedProgram:
+    shapes = tuple(dict.fromkeys(entries, Dim.AUTO) or None for entries in dims)
     try:
         with quiet(), redirect_stderr(io.StringIO()):  # where torch prints the graph as far as it came
             return torch.export.export(module, examples, dynamic_shapes=shapes)

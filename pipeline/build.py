@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..export.artifact import Precision
 from ..export.engine import check_flavour
+from ..export.onnx_store import external_files
 from ..models.data import Dataset, open_data
 from ..profile.goals import conclude
 from .judging import Evidence, judge_goals
@@ -89,7 +90,7 @@ def take_steps(store: Store, recipe: Recipe, data: Dataset | None) -> list[Taken
 
 def _exported(store: Store, recipe: Recipe, model: Stage, label: str, data: Dataset | None) -> Exported:
     precision: Precision = "int8" if model.facts.get("quantization") else "fp32"
-    file = export_stage(store, recipe, model, precision, "cpu")
+    file = export_stage(store, recipe, model, precision, "cpu", data)
     return Exported(label, "cpu", model, file, check_stage(store, model, file, data))
 
 
@@ -98,7 +99,7 @@ def _tensorrt_file(store: Store, recipe: Recipe, last: Taken, data: Dataset | No
     if precision is None:
         return None
     kind: Precision = "int8" if precision == "int8" else "fp16"
-    file = export_stage(store, recipe, last.model, kind, "tensorrt")
+    file = export_stage(store, recipe, last.model, kind, "tensorrt", data)
     return Exported(last.label, "tensorrt", last.model, file, check_stage(store, last.model, file, data))
 
 
@@ -116,6 +117,8 @@ def _copy_files(folder: Path, evidence: Evidence, engine: Stage | None) -> None:
     files = {name: file.path for name, file in evidence.files.items()} | {"model.pt2": evidence.artifact.model_file}
     if engine:
         files |= {name: engine.folder / name for name in ("model.engine", "model.engine.json")}
+    # Weights beside an ONNX file are found by the name that it has for them, whatever it is called itself.
+    files |= {beside.name: beside for file in evidence.files.values() for beside in external_files(file.path)}
     for name, source in files.items():
         shutil.copyfile(source, folder / name)
 

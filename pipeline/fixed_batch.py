@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import onnx
-
 from ..export.artifact import OnnxArtifact
 from ..export.onnx_file import write_onnx
+from ..export.onnx_graph import OnnxGraph, read_graph
 from ..models.model import Model, TensorSpec
 
 
@@ -27,7 +26,8 @@ def fix_batch(artifact: OnnxArtifact, model: Model, batch: int) -> OnnxArtifact:
     if not model.dynamic_batch:
         return artifact
     inputs, outputs = (tuple(_fixed(spec, batch) for spec in specs) for specs in (model.inputs, model.outputs))
-    proto = onnx.load(artifact.path)
+    graph = read_graph(artifact.path)
+    proto = graph.proto
     for values, specs in ((proto.graph.input, inputs), (proto.graph.output, outputs)):
         for value, spec in zip(values, specs, strict=True):
             if spec.shape:
@@ -35,7 +35,8 @@ def fix_batch(artifact: OnnxArtifact, model: Model, batch: int) -> OnnxArtifact:
     # Sizes inferred for any batch would contradict the one that is set now.
     del proto.graph.value_info[:]
     fixed = replace(model, inputs=inputs, outputs=outputs, dynamic_batch=False)
-    return write_onnx(proto, artifact.path, fixed, artifact.precision, artifact.target)
+    graph = OnnxGraph(proto, graph.weights, frozenset(artifact.fp32_nodes))
+    return write_onnx(graph, artifact.path, fixed, artifact.precision, artifact.target)
 
 
 def _fixed(spec: TensorSpec, batch: int) -> TensorSpec:

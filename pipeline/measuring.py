@@ -129,7 +129,9 @@ def _runtime_stage(store: Store, recipe: Recipe, runtime: str, targets: list[Tar
 
 def _plan(recipe: Recipe) -> Plan:
     part = recipe.profile
-    return Plan(batch=part.batch, threads=part.threads, budget_s=part.budget_seconds)
+    return Plan(
+        batch=part.batch, threads=part.threads, budget_s=part.budget_seconds, allow_fallback=part.allow_fallback
+    )
 
 
 def _energy(store: Store, recipe: Recipe, target: Target, real: Given) -> Facts:

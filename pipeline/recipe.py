@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from ..profile.goals import Goal
 from . import recipe_checks as checks
+from .engine_part import plain_export
 from .recipe_faults import Fault, Key, RecipeFaults, show, suggest
 from .recipe_metrics import METRICS, Metric, Runtime
 from .recipe_parts import (
@@ -70,7 +71,7 @@ class Recipe:
             "model": asdict(model),
             "data": asdict(data) if data else None,
             "compress": [{step.name: _settings(step)} for step in self.compress],
-            "export": asdict(self.export),
+            "export": plain_export(self.export),
             "profile": _profile(self.profile),
             "goals": {goal.metric: _goal(goal) for goal in self.goals},
         }
@@ -234,8 +235,8 @@ def _settings(step: Step) -> Mapping[str, Any]:
 
 
 def _profile(part: ProfilePart) -> dict[str, Any]:
-    """Leave out figures where none are asked for, so that recipes from before there were any keep their hash."""
-    return {key: value for key, value in asdict(part).items() if key != "figures" or value}
+    """Leave out what came later where it is not asked for, so that recipes from before keep their hash."""
+    return {key: value for key, value in asdict(part).items() if key not in ("figures", "allow_fallback") or value}
 
 
 def _goal(goal: Goal) -> dict[str, Any]:

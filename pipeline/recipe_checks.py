@@ -9,10 +9,13 @@ from pathlib import Path
 
 from ..compress.prune import Prune
 from ..compress.trim import Trim
+from ..export.engine_settings import check_settings
+from ..models.errors import BadInput
 from ..profile.goals import Goal
+from .engine_part import engine_settings
 from .recipe_faults import Key, show, suggest
 from .recipe_metrics import METRICS, Runtime
-from .recipe_parts import DataPart, ExportPart, GoalPart, ModelPart, ProfilePart, Step
+from .recipe_parts import DataPart, ExportPart, GoalPart, ModelPart, ProfilePart, Step, TensorrtPart
 
 Say = Callable[..., None]
 """`say(key, message, at_key=False)` notes a fault."""
@@ -142,6 +145,17 @@ def check_export(export: ExportPart, quantizes: bool, say: Say) -> None:
     if export.tensorrt and export.tensorrt.precision == "int8" and not quantizes:
         message = "int8 needs a `quantize` pass in `compress`; add `- quantize`, or say fp16"
         say(("export", "tensorrt", "precision"), message)
+    if export.tensorrt:
+        _check_engine(export.tensorrt, say)
+
+
+def _check_engine(part: TensorrtPart, say: Say) -> None:
+    """Check that the flavour knows the settings."""
+    try:
+        check_settings(engine_settings(part), part.flavour)
+    except BadInput as fault:
+        name, _, message = str(fault).partition(": ")
+        say(("export", "tensorrt", name), message)
 
 
 def check_profile(profile: ProfilePart, export: ExportPart | None, say: Say) -> None:

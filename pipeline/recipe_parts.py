@@ -14,6 +14,7 @@ from ..compress.prune import Prune
 from ..compress.quantize import Quantize
 from ..compress.sparsify import Sparsify
 from ..compress.trim import Trim
+from ..export.engine_settings import Hardware
 from .recipe_metrics import FigureName, Runtime
 
 _CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -70,19 +71,35 @@ class DataPart:
 @with_config(_CLOSED)
 @dataclass(frozen=True)
 class OnnxPart:
-    """The ONNX file: its opset, and the least and largest batch it takes (null: `profile.batch` alone)."""
+    """The ONNX file: its opset, and the least and largest batch it takes (null: `profile.batch` alone).
 
-    opset: Annotated[int, Ge(18), Le(23)] = 20
+    `keep_fp32` says what stays in fp32 in a file of lower precision: `auto`, `none`, or patterns of operator types,
+    module paths or nodes.
+    """
+
+    opset: Annotated[int, Ge(18), Le(25)] = 20
     dynamic_batch: tuple[Positive, Positive] | None = (1, 32)
+    keep_fp32: Literal["auto", "none"] | tuple[Text, ...] = "auto"
 
 
 @with_config(_CLOSED)
 @dataclass(frozen=True)
 class TensorrtPart:
-    """The TensorRT engine; the precision is int8 when the recipe quantizes, else fp16, unless it is given."""
+    """The TensorRT engine; the precision is int8 when the recipe quantizes, else fp16, unless it is given.
+
+    The rest is as in `EngineSettings`, in megabytes and gigabytes of 10^6 and 10^9 bytes.
+    """
 
     flavour: Literal["rtx", "tensorrt"] = "rtx"
     precision: Literal["int8", "fp16"] | None = None
+    compute_capabilities: tuple[Text, ...] = ()
+    version_compatible: bool = False
+    hardware: Hardware = "none"
+    optimization_level: Annotated[int, Ge(0), Le(5)] | None = None
+    workspace_mb: Annotated[float, Gt(0)] | None = None
+    builds: Annotated[int, Ge(1), Le(20)] = 1
+    timeout_seconds: Annotated[float, Gt(0)] = 900.0
+    memory_gb: Annotated[float, Gt(0)] | None = None
 
 
 @with_config(_CLOSED)
@@ -97,13 +114,17 @@ class ExportPart:
 @with_config(_CLOSED)
 @dataclass(frozen=True)
 class ProfilePart:
-    """How latency is measured; `budget_seconds` is for each runtime, and once more for each of `figures`."""
+    """How latency is measured; `budget_seconds` is for each runtime, and once more for each of `figures`.
+
+    With `allow_fallback` a file is measured on a GPU even where some of its operators run on the CPU; reports say so.
+    """
 
     runtimes: Annotated[tuple[Runtime, ...], MinLen(1)] = ("ort-cpu",)
     batch: Positive = 1
     threads: Positive = 1
     budget_seconds: Annotated[float, Gt(0), Le(3600)] = 20.0
     figures: tuple[FigureName, ...] = ()
+    allow_fallback: bool = False
 
 
 @with_config(_CLOSED)

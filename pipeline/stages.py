@@ -11,17 +11,25 @@ import torch
 
 from ..export.artifact import Precision, Target
 from ..export.engine import MODULES, to_engine
-from ..export.onnx_file import to_onnx
-from ..export.parity import parity
+from ..export.onnx_file import EXAMPLES, OnnxSettings, to_onnx
+from ..export.onnx_metadata import Notes, notes_of
+from ..export.parity import Comparing, parity
+from ..export.parity_text import breach_facts
 from ..export.score import score
 from ..models.data import Dataset
 from ..models.errors import BadInput
 from ..models.model import Model
 from ..models.sources import load
 from ..models.summary import summarize
+from ..profile.environment import comparison_key, environment
+from ..profile.errors import ProfileError
+from ..profile.plan import Plan
+from .build_spread import spread_of_builds
+from .engine_part import engine_inputs, engine_settings
 from .fixed_batch import fix_batch
 from .kept_model import keep, recall
 from .recipe import Recipe
+from .recipe_hash import led_to
 from .recipe_parts import Step
 from .store import Facts, Stage, Store
 from .user_files import model_hashes
@@ -110,20 +118,29 @@ def pass_stage(store: Store, step: Step, before: Stage, teacher: Stage, data: Da
     return store.run(step.name, inputs, make)
 
 
-def export_stage(store: Store, recipe: Recipe, step: Stage, precision: Precision, target: Target) -> Stage:
-    """Write one step's model as ONNX."""
-    opset = recipe.export.onnx.opset
-    batch = None if recipe.export.onnx.dynamic_batch else recipe.profile.batch
+def export_stage(
+    store: Store, recipe: Recipe, step: Stage, precision: Precision, target: Target, data: Dataset | None = None
+) -> Stage:
+    """Write one step's model as ONNX; data tells its input and classes, and which values low precisions cannot hold."""
+    part = recipe.export.onnx
+    batch = None if part.dynamic_batch else recipe.profile.batch
+    notes = notes_of(data, led_to(recipe, step.name)) if data else Notes(led_to(recipe, step.name))
+    settings = OnnxSettings(keep_fp32=part.keep_fp32, notes=notes)
+    shown = data if precision not in ("fp32", "int8") else None
 
     def make(folder: Path) -> Facts:
         model = recall(store, step)
-        artifact = to_onnx(model, folder / "model.onnx", precision, target, opset)
+        examples = shown.batch(shown.train, shown.sample(EXAMPLES, 0))[0] if shown else None
+        artifact = to_onnx(model, folder / "model.onnx", precision, target, part.opset, examples, settings)
         artifact = fix_batch(artifact, model, batch) if batch else artifact
         return artifact.to_dict() | {"path": artifact.path.name}
 
     label = "baseline" if step.name == CAPTURE else step.name
     name = f"export-{label}" + ("-tensorrt" if target == "tensorrt" else "")
-    inputs = {"step": step.key, "precision": precision, "target": target, "opset": opset, "batch": batch}
+    inputs = {
+        "step": step.key, "precision": precision, "target": target, "opset": part.opset, "batch": batch,
+        "keep_fp32": part.keep_fp32, "notes": asdict(notes), "data": shown.fingerprint if shown else None,
+    }  # fmt: skip
     return store.run(name, inputs, make)
 
 
@@ -133,12 +150,14 @@ def check_stage(store: Store, step: Stage, file: Stage, data: Dataset | None) ->
 
     def make(folder: Path) -> Facts:
         model = recall(store, step)
-        samples = None
+        samples = labels = None
         if data:
-            x, _ = data.batch(data.train, data.sample(PARITY_EXAMPLES, 0))
-            samples = {model.inputs[0].name: x.numpy()}
-        found = parity(model, path, samples, file.facts["precision"])
-        facts: Facts = {"parity": [{**asdict(o), "samples": found.samples} for o in found.outputs]}
+            x, y = data.batch(data.train, data.sample(PARITY_EXAMPLES, 0))
+            samples, labels = {model.inputs[0].name: x.numpy()}, y.numpy()
+        found = parity(model, path, samples, file.facts["precision"], Comparing(labels))
+        facts: Facts = {"parity": [{**asdict(o), "samples": found.samples} for o in found.outputs]} | breach_facts(
+            found
+        )
         if data:
             scored = score(path, data)
             np.save(folder / "predictions.npy", scored.predictions)
@@ -158,9 +177,35 @@ def engine_stage(store: Store, recipe: Recipe, file: Stage) -> Stage | None:
     low, high = recipe.export.onnx.dynamic_batch or (recipe.profile.batch,) * 2
     batches = (low, min(max(recipe.profile.batch, low), high), high)
 
+    settings = engine_settings(part, store.root / "tensorrt.cache")
+
     def make(folder: Path) -> Facts:
-        engine = to_engine(file.folder / "model.onnx", folder / "model.engine", part.flavour, batches)
+        source, place, told = file.folder / "model.onnx", folder / "model.engine", store.progress.advance
+        engine = to_engine(source, place, part.flavour, batches, part.timeout_seconds, settings, told)
         return {"bytes": engine.bytes, "sha256": engine.sha256, "manifest": dict(engine.manifest)}
 
     inputs = {"file": file.facts["sha256"], "flavour": MODULES[part.flavour], "batches": batches}
-    return store.run("engine", inputs, make)
+    stage = store.run("engine", inputs | engine_inputs(part), make)
+    if part.builds > 1:
+        _tell_spread(store, recipe, stage)
+    return stage
+
+
+def _tell_spread(store: Store, recipe: Recipe, engine: Stage) -> None:
+    """Say how far several builds lie apart: in bytes, and in latency where they can be run here."""
+    manifest = engine.facts["manifest"]
+    engines = sorted(engine.folder.glob("model*.engine"))
+
+    def make(folder: Path) -> Facts:
+        plan = Plan(batch=recipe.profile.batch, threads=recipe.profile.threads, budget_s=recipe.profile.budget_seconds)
+        return spread_of_builds(engines, manifest["flavour"], plan).to_dict()
+
+    equal = "equal" if manifest["builds"]["identical"] else "not equal"
+    store.progress.note(f"{len(engines)} builds of the engine, {equal} byte by byte")
+    try:
+        key = {"engines": manifest["builds"]["sha256"], "at": comparison_key(environment())}
+        stage = store.run("engine-spread", key, make)
+        store.progress.note(f"their medians lie {stage.facts['between']:.1%} apart on {manifest['flavour']}")
+    except ProfileError as fault:
+        # No finished stage: the next run looks again.
+        store.progress.note(f"their latency was not compared: {fault}")

@@ -37,7 +37,8 @@ AGAIN = """
 import sys
 from shipworthy.tests.test_onnx import KINDS, subject
 from shipworthy.export.onnx_file import to_onnx
-print(to_onnx(subject(), sys.argv[1], **KINDS["int8-cpu"]).sha256)
+for kind in ("int8-cpu", "fp16"):
+    print(to_onnx(subject(), sys.argv[1], **KINDS[kind]).sha256)
 """
 
 
@@ -132,7 +133,7 @@ def test_the_same_model_gives_the_same_bytes(files: dict[str, OnnxArtifact], tmp
     assert to_onnx(subject(), tmp_path / "again.onnx", **KINDS["int8-cpu"]).sha256 == files["int8-cpu"].sha256
     command = [sys.executable, "-c", AGAIN, str(tmp_path / "other.onnx")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [files["int8-cpu"].sha256]
+    assert done.stdout.split() == [files[kind].sha256 for kind in ("int8-cpu", "fp16")]
 
 
 # --- precision in the graph
@@ -196,9 +197,10 @@ def test_global_means_become_pooling(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"opset": 9}, "opset 9: choose 18 to 23"),
-        ({"opset": 99}, "opset 99: choose 18 to 23"),
-        ({"precision": "bf16"}, "precision 'bf16': choose one of fp32, fp16, int8"),
+        ({"opset": 9}, "opset 9: choose 18 to 25"),
+        ({"opset": 99}, "opset 99: choose 18 to 25"),
+        ({"precision": "fp8"}, "precision 'fp8': choose one of fp32, fp16, bf16, mixed, int8"),
+        ({"precision": "bf16", "opset": 20}, "opset 20: bf16 needs 22 or more, as convolutions take it from there on"),
         ({"target": "gpu"}, "target 'gpu': choose one of cpu, tensorrt"),
         ({"precision": "int8"}, "int8 needs calibration: put the model through Quantize first"),
         (
