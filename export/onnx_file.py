@@ -137,7 +137,7 @@ def float_graph(model: Model, opset: int) -> OnnxGraph:
     try:
         with quiet():
             program = torch.onnx.export(
-                _for_exporter(fold_constants(model)).export(), dynamo=True, opset_version=opset, verbose=False, **names
+                for_exporter(fold_constants(model)).export(), dynamo=True, opset_version=opset, verbose=False, **names
             )
     except Exception as fault:
         raise ToolFailed(f"the ONNX exporter failed: {str(fault).splitlines()[0]}") from fault
@@ -148,7 +148,7 @@ def float_graph(model: Model, opset: int) -> OnnxGraph:
     return graph
 
 
-def _for_exporter(model: Model) -> Model:
+def for_exporter(model: Model) -> Model:
     """Return the model with attention as the exporter takes it: of four dimensions, its result laid out anew.
 
     The exporter takes attention apart, and its parts lay their result out otherwise: what could be viewed cannot.

@@ -70,12 +70,12 @@ def traced(model: Model) -> GraphModule:
     Raises:
         BadInput: the exporter refuses the model.
     """
-    from .onnx_file import _for_exporter
+    from .onnx_file import for_exporter
 
     try:
         with quiet():
             program = torch.onnx.export(
-                _for_exporter(fold_constants(model)).export(), dynamo=True, optimize=False, verbose=False
+                for_exporter(fold_constants(model)).export(), dynamo=True, optimize=False, verbose=False
             )
     except Exception as fault:
         raise BadInput(f"its layers cannot be compared: the exporter refuses it: {str(fault).splitlines()[0]}") from fault  # fmt: skip # noqa: E501

@@ -7,20 +7,17 @@ file's own type after each operator, which ONNX Runtime keeps as it is: accumula
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from .typed_nodes import MOVES
+
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
-_KEEPS = frozenset({
-    "Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Expand", "Concat", "Split", "Slice",
-    "Gather", "GatherElements", "GatherND", "Relu", "MaxPool", "GlobalMaxPool", "Max", "Min", "Clip", "Neg", "Abs",
-    "Where", "Tile",
-    "DepthToSpace", "SpaceToDepth", "ReduceMax", "ReduceMin", "Sign", "Pad", "Constant", "ConstantOfShape",
-})  # fmt: skip
+_KEEPS = MOVES | {"Clip", "Sign", "Constant", "ConstantOfShape"}
 """Operators whose results are among their inputs, so that there is nothing to round."""
 
 
@@ -34,18 +31,25 @@ def holds_halves(proto: ModelProto) -> bool:
     )
 
 
-def as_written(proto: ModelProto) -> ModelProto:
+def as_written(
+    proto: ModelProto, typed: ModelProto | None = None, widen: Callable[[TensorProto], None] | None = None
+) -> ModelProto:
     """Return the same function in fp32 values, each rounded to the type that the file has there.
 
     Inputs and outputs of half precision become fp32. A graph without half precision is returned as it is.
+
+    Args:
+        proto: the graph.
+        typed: the same with inferred types, where it cannot be inferred from the graph itself.
+        widen: turns a weight of half precision into fp32, in place; by default with its values.
     """
     if not holds_halves(proto):
         return proto
-    typed = onnx.shape_inference.infer_shapes(proto)
+    typed = typed or onnx.shape_inference.infer_shapes(proto)
     made = ModelProto()
     made.CopyFrom(proto)
     for graph, types in zip(_graphs(made.graph), _graphs(typed.graph), strict=True):
-        _widen(graph, _half_values(types))
+        _widen(graph, _half_values(types), widen or widen_tensor)
     return made
 
 
@@ -78,9 +82,9 @@ def _half_values(graph: GraphProto) -> dict[str, int]:
     return {name: kind for name, kind in found.items() if kind in HALVES}
 
 
-def _widen(graph: GraphProto, halves: dict[str, int]) -> None:
+def _widen(graph: GraphProto, halves: dict[str, int], widen: Callable[[TensorProto], None]) -> None:
     for tensor in graph.initializer:
-        _widen_tensor(tensor)
+        widen(tensor)
     nodes = [made for node in graph.node for made in _rounded(node, halves)]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -90,7 +94,8 @@ def _widen(graph: GraphProto, halves: dict[str, int]) -> None:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
 
 
-def _widen_tensor(tensor: TensorProto) -> None:
+def widen_tensor(tensor: TensorProto) -> None:
+    """Turn a weight of half precision into fp32, in place."""
     if tensor.data_type in HALVES:
         wide = numpy_helper.to_array(tensor).astype(np.float32)
         tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
@@ -99,7 +104,7 @@ def _widen_tensor(tensor: TensorProto) -> None:
 def _rounded(node: NodeProto, halves: dict[str, int]) -> Iterator[NodeProto]:
     """Yield the node in fp32, and after it the roundings of its half-precision results."""
     for attribute in node.attribute:
-        _widen_tensor(attribute.t)
+        widen_tensor(attribute.t)
         if _is_type(node, attribute) and attribute.i in HALVES:
             attribute.i = TensorProto.FLOAT
     wide = [name for name in node.output if name in halves and node.op_type not in _KEEPS]
@@ -112,4 +117,4 @@ def _rounded(node: NodeProto, halves: dict[str, int]) -> Iterator[NodeProto]:
         yield helper.make_node("Cast", [f"{name}/half"], [name], to=TensorProto.FLOAT)
 
 
-__all__ = ["as_written", "holds_halves", "nodes_of"]
+__all__ = ["HALVES", "as_written", "holds_halves", "nodes_of", "widen_tensor"]

@@ -11,16 +11,16 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from .onnx_graph import OnnxGraph, Weight, size_of, stub
 from .onnx_store import MOST_BYTES
-from .typed import FLOAT, value_types
-from .typed_nodes import MOVES, TYPED_BY
+from .parity_written import HALVES, as_written, widen_tensor
+from .typed import FLOAT
 
 Array = NDArray[Any]
-_LOW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def with_roundings(graph: OnnxGraph) -> OnnxGraph:
@@ -28,46 +28,17 @@ def with_roundings(graph: OnnxGraph) -> OnnxGraph:
 
     Every value that is low in the given graph is rounded to that type; names stay.
     """
-    types = value_types(graph)
-    made = ModelProto()
-    made.CopyFrom(graph.proto)
     weights = dict(graph.weights)
-    del made.graph.node[:], made.graph.initializer[:], made.graph.value_info[:]
-    for held in graph.proto.graph.initializer:
-        made.graph.initializer.append(_widened(graph, held, weights))
-    for value in (*made.graph.input, *made.graph.output):
-        if value.type.tensor_type.elem_type in _LOW:
-            value.type.tensor_type.elem_type = FLOAT
-    for node in graph.proto.graph.node:
-        made.graph.node.extend(_rounded_node(node, types))
-    return OnnxGraph(made, weights)
 
+    def widen(held: TensorProto) -> None:
+        if held.name not in graph.weights:
+            widen_tensor(held)
+        elif held.data_type in HALVES:
+            weights[held.name] = partial(_in_fp32, graph.weights[held.name])
+            held.CopyFrom(stub(held.name, FLOAT, held.dims))
 
-def _rounded_node(source: NodeProto, types: Mapping[str, int]) -> list[NodeProto]:
-    node = NodeProto()
-    node.CopyFrom(source)
-    for attribute in node.attribute:
-        if TYPED_BY.get(node.op_type) == attribute.name and attribute.i in _LOW:
-            attribute.i = FLOAT
-        if TYPED_BY.get(node.op_type) == attribute.name and attribute.t.data_type in _LOW:
-            attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float32)))
-    added: list[NodeProto] = []
-    for at, name in enumerate(source.output):
-        kind = types.get(name)
-        if kind in _LOW and node.op_type not in MOVES:
-            node.output[at] = f"{name}__exact"
-            added.append(helper.make_node("Cast", [f"{name}__exact"], [f"{name}__low"], to=kind))
-            added.append(helper.make_node("Cast", [f"{name}__low"], [name], to=FLOAT))
-    return [node, *added]
-
-
-def _widened(graph: OnnxGraph, held: TensorProto, weights: dict[str, Weight]) -> TensorProto:
-    if held.data_type not in _LOW:
-        return held
-    if held.name not in graph.weights:
-        return numpy_helper.from_array(numpy_helper.to_array(held).astype(np.float32), held.name)
-    weights[held.name] = partial(_in_fp32, graph.weights[held.name])
-    return stub(held.name, FLOAT, held.dims)
+    typed = onnx.shape_inference.infer_shapes(graph.light(), data_prop=True)
+    return OnnxGraph(as_written(graph.proto, typed, widen), weights)
 
 
 def _in_fp32(read: Weight) -> Array:

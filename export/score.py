@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from os import PathLike
+from os import PathLike, fspath
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -12,6 +14,9 @@ from numpy.typing import NDArray
 from ..models.data import Dataset, Split
 from ..models.errors import BadInput
 from ..models.metrics import Estimate, accuracy, macro_recall
+from .onnx_read import openable, read_onnx
+from .parity_taps import save
+from .parity_written import as_written, holds_halves
 from .session import OnnxSession, in_batches
 
 
@@ -38,9 +43,20 @@ def score(artifact: str | PathLike[str], data: Dataset) -> Score:
     )
 
 
+def _open(artifact: str | PathLike[str]) -> OnnxSession:
+    """Open a file; half precision is computed as it is written, since a CPU would not overflow where a GPU does."""
+    path = Path(fspath(artifact))
+    if not holds_halves(openable(path)):
+        return OnnxSession(path)
+    with TemporaryDirectory() as folder:
+        widened = Path(folder, "graph.onnx")
+        save(as_written(read_onnx(path, weights=True)), widened)
+        return OnnxSession(widened)
+
+
 def predict(artifact: str | PathLike[str], data: Dataset, split: Split) -> NDArray[np.int64]:
     """Return the class number of every example of a split, `(examples,)`."""
-    session = OnnxSession(artifact)
+    session = _open(artifact)
     if len(session.inputs) != 1:
         raise BadInput(f"{artifact}: classification takes one input, this file has {list(session.inputs)}")
     name = next(iter(session.inputs))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from shipworthy.export.artifact import OnnxArtifact
-from shipworthy.export.onnx_file import to_onnx
+from shipworthy.export.onnx_file import OnnxSettings, to_onnx
 from shipworthy.export.score import predict, score
 from shipworthy.models.errors import BadInput
 from shipworthy.models.model import capture
@@ -52,3 +52,25 @@ def test_a_file_that_does_not_fit_the_data_is_refused(exported: OnnxArtifact, tm
     two = to_onnx(capture(nn.Bilinear(2, 2, 4), (torch.zeros(2, 2), torch.zeros(2, 2))), tmp_path / "t.onnx")
     with pytest.raises(BadInput, match="classification takes one input, this file has"):
         score(two, data)
+
+
+class _Loud(nn.Module):
+    """Says which corner is bright, by way of values that half precision does not hold."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the brightness of each corner, `(batch, 4)`."""
+        corners = nn.functional.avg_pool2d(x, 4).mean(1).flatten(1) + 4.0
+        large = (corners * 2.0**14) * 2.0**13
+        return (large / 2.0**14) / 2.0**13
+
+
+def test_half_precision_is_scored_as_it_is_written(tmp_path: Path) -> None:
+    """What overflows in half precision is wrong for the score too, though a CPU computes it in fp32."""
+    data = quadrants(train=64, test=64)
+    model = capture(_Loud(), (torch.zeros(2, 3, 8, 8),))
+    bare = to_onnx(model, tmp_path / "bare.onnx", "fp16", settings=OnnxSettings(keep_fp32="none"))
+    careful, whole = (to_onnx(model, tmp_path / f"{kind}.onnx", kind) for kind in ("fp16", "fp32"))
+    wanted = predict(whole, data, data.test)
+    assert len(set(wanted)) > 1
+    assert (predict(careful, data, data.test) == wanted).mean() > 0.9
+    assert (predict(bare, data, data.test) == wanted).mean() < 0.9
