@@ -14,8 +14,10 @@ Profile = dict[str, list[list[int]]]
 """Least, usual and largest shape by input."""
 
 _NO_DRIVER = "cudaError 35"
+_FOR_CPUS = "this is an int8 file for CPUs; export it with target=tensorrt"
 _HINTS = {
-    "Non-zero zero point": "this is an int8 file for CPUs; export it with target=tensorrt",
+    "Non-zero zero point": _FOR_CPUS,
+    "input has type Int32 but must have type FP8": _FOR_CPUS,
     "Plugin not found": "TensorRT has no such operator; export the model without it",
     "Einsum equation": "write the equation in lower-case letters and export again",
     "must have same input types": "the file mixes number formats; export it again with one precision",

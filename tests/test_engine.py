@@ -33,6 +33,12 @@ q = QuantizeLinear (x, s, z)
 d = DequantizeLinear (q, s, z)
 y = Relu (d)
 """
+WIDE_BIAS = """
+s = Constant <value = float {0.1}> ()
+b = Constant <value = int32[3] {1, 2, 3}> ()
+d = DequantizeLinear (b, s)
+y = Add (x, d)
+"""
 FIXED = "(float[4, 3] x) => (float[4, 3] y)"
 GROWING = "(float[N, 3, H, W] x) => (float[N, 3, H, W] y)"
 SQUARES = ((1, 3, 8, 8), (2, 3, 16, 16), (4, 3, 32, 32))
@@ -183,13 +189,14 @@ def test_several_builds_are_compared(small: Path, tmp_path: Path) -> None:
     ("body", "signature", "words"),
     [
         (UNSIGNED, FIXED, r"\(QuantizeLinear\): .*zero point.*an int8 file for CPUs; export it with target=tensorrt"),
+        (WIDE_BIAS, FIXED, r"\(DequantizeLinear\): .*type Int32 .*an int8 file for CPUs; export it with target=tensorrt"),
         ("h = Relu (x) y = Det (h)", "(float[4, 3, 3] x) => (float[4] y)", r"node 1 \(Det\): .* does not support it"),
         ("y = my.Thing (x)", FIXED, r"node 0 \(Thing\): .*TensorRT has no such operator; export the model without it"),
         ('y = Einsum <equation = "AB,BC->AC"> (x, x)', "(float[3, 3] x) => (float[3, 3] y)", "in lower-case letters"),
         ("h = Cast <to = 10> (x) y = Add (x, h)", FIXED, r"node 1 \(Add\): .*Float and Half.*mixes number formats"),
         ("y = Reshape (x, s)", "(float[4, 3] x, int64[2] s) => (float[A, B] y)", "input 's' holds sizes"),
     ],
-    ids=["unsigned", "unsupported", "unknown", "einsum", "mixed", "shape tensor"],
+    ids=["unsigned", "int32 bias", "unsupported", "unknown", "einsum", "mixed", "shape tensor"],
 )  # fmt: skip
 def test_what_the_parser_refuses_is_the_users(
     write: Write, tmp_path: Path, body: str, signature: str, words: str
