@@ -218,7 +218,7 @@ def test_a_fault_while_capturing_ends_the_capture(api: HostCuda) -> None:
         ({"kind": trt.DataType.BF16}, None, "input 'x' tensor(bfloat16) (?, 4): this type has no numpy equivalent"),
         ({"kind": trt.DataType.FP8}, None, "input 'x' tensor(float8e4m3fn) (?, 4): this type has no numpy equivalent"),
         ({"location": trt.TensorLocation.HOST}, None, "'x' is a shape tensor on the host"),
-        ({"declared": {"x": (-1, -1), "y": (-1, 4)}}, None, "dimension 1 is dynamic and not the batch; give its shape"),
+        ({"declared": {"x": (-1, -1), "y": (-1, 4)}}, None, "dimension 1 is dynamic and not the batch; give inputs"),
         ({"declared": {"x": (-1, 4), "y": (-1, -1)}}, None, "output 'y' tensor(float) (?, ?): its shape depends on"),
         ({}, {"x": X[:1]}, "got a batch of 1, but plan.batch is 2"),
         ({}, {"x": X[:2].astype(np.float64)}, "got float64, wanted float32"),
