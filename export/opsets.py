@@ -1,11 +1,14 @@
-"""Which operator sets can be written, and which a target reads."""
+"""Which operator sets can be written, and which a target reads; torch-free."""
 
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 from ..models.errors import BadInput
-from .artifact import Precision, Target
+
+if TYPE_CHECKING:
+    from .artifact import Precision, Target
 
 OPSETS = range(18, 26)
 """The exporter writes 18 and converts upwards; above 25 onnx's own converter would, which knows fewer operators."""

@@ -98,8 +98,7 @@ def _tensorrt_file(store: Store, recipe: Recipe, last: Taken, data: Dataset | No
     precision = recipe.tensorrt_precision
     if precision is None:
         return None
-    kind: Precision = "int8" if precision == "int8" else "fp16"
-    file = export_stage(store, recipe, last.model, kind, "tensorrt", data)
+    file = export_stage(store, recipe, last.model, precision, "tensorrt", data)
     return Exported(last.label, "tensorrt", last.model, file, check_stage(store, last.model, file, data))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from inspect import signature
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..profile.goals import Goal
 from . import recipe_checks as checks
@@ -29,6 +29,9 @@ from .recipe_parts import (
 )
 from .recipe_shape import check
 from .recipe_yaml import Tree, read_tree
+
+if TYPE_CHECKING:
+    from ..export.artifact import Precision
 
 SCHEMAS = (1,)
 SECTIONS = ("shipworthy", "seed", "model", "data", "compress", "export", "profile", "goals")
@@ -56,7 +59,7 @@ class Recipe:
         return any(step.name == "quantize" for step in self.compress)
 
     @property
-    def tensorrt_precision(self) -> str | None:
+    def tensorrt_precision(self) -> Precision | None:
         """What the TensorRT file holds; None when none is made."""
         if self.export.tensorrt is None:
             return None

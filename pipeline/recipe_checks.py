@@ -10,6 +10,7 @@ from pathlib import Path
 from ..compress.prune import Prune
 from ..compress.trim import Trim
 from ..export.engine_settings import check_settings
+from ..export.opsets import LEAST
 from ..models.errors import BadInput
 from ..profile.goals import Goal
 from .engine_part import engine_settings
@@ -144,6 +145,11 @@ def check_export(export: ExportPart, quantizes: bool, say: Say) -> None:
         say(("export", "onnx", "dynamic_batch"), message)
     if export.tensorrt and export.tensorrt.precision == "int8" and not quantizes:
         message = "int8 needs a `quantize` pass in `compress`; add `- quantize`, or say fp16"
+        say(("export", "tensorrt", "precision"), message)
+    least = LEAST.get(export.tensorrt.precision or "", 0) if export.tensorrt else 0
+    if export.tensorrt and export.onnx.opset < least:
+        has = f"export.onnx.opset is {export.onnx.opset}"
+        message = f"{export.tensorrt.precision} needs opset {least}, and {has}; set it to {least}"
         say(("export", "tensorrt", "precision"), message)
     if export.tensorrt:
         _check_engine(export.tensorrt, say)

@@ -91,7 +91,7 @@ class TensorrtPart:
     """
 
     flavour: Literal["rtx", "tensorrt"] = "rtx"
-    precision: Literal["int8", "fp16"] | None = None
+    precision: Literal["int8", "fp16", "bf16", "mixed", "fp32"] | None = None
     compute_capabilities: tuple[Text, ...] = ()
     version_compatible: bool = False
     hardware: Hardware = "none"

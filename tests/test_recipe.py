@@ -156,6 +156,7 @@ BREAKS = {
     "batch of three": ("[1, 32]", "[1, 2, 3]", 9, "export.onnx.dynamic_batch", "at most 2"),
     "flavour": ("rtx}", "rxt}", 9, "export.tensorrt.flavour", "did you mean `rtx`"),
     "int8 unquantized": ("  - quantize\n", "", 8, "export.tensorrt.precision", "add `- quantize`"),
+    "bf16 of old": ("rtx}", "rtx, precision: bf16}", 9, "export.tensorrt.precision", "set it to 22"),
     "no engine": (", tensorrt: {flavour: rtx}", "", 10, "profile.runtimes[1]", "add `tensorrt: {}` to `export`"),
     "runtime": ("[ort-cpu, ", "[ort-gpu, ", 10, "profile.runtimes[0]", "did you mean `ort-cpu`"),
     "runtime twice": ("[ort-cpu, ", "[ort-cpu, ort-cpu, ", 10, "profile.runtimes[1]", "given twice"),
