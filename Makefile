@@ -35,6 +35,8 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/int8_saturation.py --model out/main_job/ours/model.pt2
 	$(BIN)/python benchmarks/pipeline_overhead.py
 	$(BIN)/python benchmarks/pruning_quality.py --rows out/pruning_quality/rows.jsonl
+	$(BIN)/python benchmarks/parity_noise.py
+	$(BIN)/python benchmarks/parity_faults.py
 	$(BIN)/python benchmarks/profiler.py --rows out/profiler/rows.jsonl
 
 clean:
