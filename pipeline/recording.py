@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from math import isfinite
@@ -137,7 +138,7 @@ def _artifacts(findings: Findings) -> list[ArtifactRow]:
     evidence = findings.evidence
     rows = [_artifact(name, file, evidence) for name, file in evidence.files.items()]
     if findings.engine:
-        rows.append(_engine(findings.engine, evidence.shipped["tensorrt"]))
+        rows.append(_engine(findings.engine, evidence))
     return rows
 
 
@@ -179,8 +180,8 @@ def _bad_layer(file: Exported) -> dict[str, Any]:
     return {key: value for key, value in file.checked.facts.items() if key == "bad_layer"}
 
 
-def _engine(engine: Stage, source: Exported) -> ArtifactRow:
-    manifest = engine.facts["manifest"]
+def _engine(engine: Stage, evidence: Evidence) -> ArtifactRow:
+    manifest, source = engine.facts["manifest"], evidence.shipped["tensorrt"]
     return ArtifactRow(
         name="model.engine",
         file="model.engine",
@@ -189,9 +190,21 @@ def _engine(engine: Stage, source: Exported) -> ArtifactRow:
         precision=source.file.facts["precision"],
         target=f"TensorRT {manifest['flavour']} {manifest['version']}",
         ships=True,
-        notes=["built, not run: an engine runs only on an NVIDIA GPU; scores are those of model.tensorrt.onnx"],
+        notes=_engine_notes(manifest, evidence.measured.get("tensorrt")),
         details=manifest,
     )
+
+
+def _engine_notes(manifest: Mapping[str, Any], measured: Measured | None) -> list[str]:
+    """Say whether the engine has run, whose scores there are, and how far several builds of it agree."""
+    notes = ["scores are those of model.tensorrt.onnx"]
+    if measured is None or not measured.latency:
+        notes = [f"built, not run: an engine runs only on an NVIDIA GPU; {notes[0]}"]
+    builds = manifest.get("builds")
+    if builds:
+        equal = "are equal" if builds["identical"] else "differ"
+        notes.append(f"{len(builds['sha256'])} builds of it {equal} byte by byte; this is the first")
+    return notes
 
 
 def _name(step: str, evidence: Evidence) -> str:

@@ -16,7 +16,9 @@ from shipworthy.models.files import sha256_of
 from shipworthy.pipeline.build_spread import spread, spread_of_builds
 from shipworthy.pipeline.cli import app
 from shipworthy.pipeline.cli_engine import _counts, read_shapes
+from shipworthy.pipeline.measuring import Measured
 from shipworthy.pipeline.recipe import Recipe, RecipeFaults, read_recipe
+from shipworthy.pipeline.recording import _engine_notes
 from shipworthy.pipeline.stages import engine_stage
 from shipworthy.pipeline.store import Stage, open_store
 from shipworthy.profile.measure import Measurement
@@ -137,6 +139,17 @@ def measured(name: str, median_ns: int, spread_ns: int = 10, count: int = 200) -
     """Invent a measurement around a median."""
     samples = [median_ns + (i % 21 - 10) * spread_ns // 10 for i in range(count)]
     return Measurement(name, "rtx", name, None, Plan(), {}, samples, 0, "random", "precision")
+
+
+def test_notes_say_whether_an_engine_ran_and_what_builds_are() -> None:
+    """Built is not run; one that was measured does not say so, and several builds say whether they are equal."""
+    never, absent = _engine_notes({}, None), _engine_notes({}, Measured("tensorrt", {}, {}, "no GPU"))
+    assert never == absent
+    assert never[0].startswith("built, not run")
+    builds = {"builds": {"identical": False, "sha256": ["a", "b"]}}
+    ran, told = _engine_notes(builds, Measured("tensorrt", {"model": measured("model", 1000)}, {}))
+    assert "not run" not in ran
+    assert told == "2 builds of it differ byte by byte; this is the first"
 
 
 def test_builds_differ_where_their_intervals_do() -> None:
