@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from .build_spread import BuildSpread
     from .progress import Progress
 
-_COMPUTED = {"FLOAT", "HALF", "BF16", "FP8", "FP4", "INT8", "INT4"}
 _SHAPE = "1x3x224x224:8x3x224x224:32x3x224x224"
 
 
@@ -163,52 +161,17 @@ def _spread(made: EngineArtifact, settings: EngineSettings, progress: Progress) 
 
 def _text(made: EngineArtifact, log: Path | None, spread: BuildSpread | None = None, why: str = "") -> str:
     """Say what was built, for what, and of which layers."""
+    from .engine_text import manifest_lines
+
     told = made.manifest
-    kind = {"rtx": "TensorRT for RTX", "tensorrt": "TensorRT"}[told["flavour"]]
     lines = [
         written(made),
-        f"for     {kind} {told['version']}, {_targets(told)}",
-        *(f"input   {name} {_bounds(bounds)}" for name, bounds in _inputs(told)),
-        f"layers  {told['layers']} before fusion: {_counts(told['precisions'])}",
-        *([f"kernels {_count(told['engine_precisions'])}"] if told["engine_precisions"] else []),
-        *([f"flags   {', '.join(told['flags'][1:])}"] if told["flags"][1:] else []),
+        *manifest_lines(told),
         *_builds(told, spread, why),
         f"took    {told['seconds']:.1f} s{_memory(told)}",
         f"log     {log or made.path.with_name(made.path.name + '.log')}",
     ]
     return "\n".join(lines)
-
-
-def _targets(told: Mapping[str, Any]) -> str:
-    named = told["compute_capabilities"]
-    if named == ["portable"]:
-        return "GPUs of compute capability 8.0 and later"
-    also = {"none": "", "ampere+": " and 8.0 and later", "same_compute_capability": ", whatever the model"}
-    return f"GPUs of compute capability {', '.join(named)}{also[told['hardware_compatibility']]}"
-
-
-def _inputs(told: Mapping[str, Any]) -> list[tuple[str, list[list[int]]]]:
-    fixed = {one["name"]: [one["shape"]] for one in told["inputs"]}
-    return [pair for profile in (told["profiles"], *told["further_profiles"]) for pair in {**fixed, **profile}.items()]
-
-
-def _bounds(bounds: Sequence[Sequence[int]]) -> str:
-    return " to ".join(dict.fromkeys("x".join(map(str, shape)) for shape in (bounds[0], bounds[-1]))) + (
-        f", usually {'x'.join(map(str, bounds[1]))}" if len(bounds) == 3 else ""
-    )
-
-
-def _counts(precisions: Mapping[str, Mapping[str, int]]) -> str:
-    """Count layers by number format; those that only compute sizes and indices together."""
-    total: Counter[str] = Counter()
-    for counts in precisions.values():
-        for kind, number in counts.items():
-            total[kind if _COMPUTED & set(kind.split()) else "of sizes and indices"] += number
-    return _count(dict(total.most_common()))
-
-
-def _count(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{number} {kind}" for kind, number in counts.items())
 
 
 def _builds(told: Mapping[str, Any], spread: BuildSpread | None, why: str) -> list[str]:

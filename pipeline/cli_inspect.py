@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,9 +29,16 @@ def inspect(  # noqa: PLR0913 (the parameters of a command are its options)
     as_json: Json = False,
     debug: Debug = False,
 ) -> Answer:
-    """Show a model's or an ONNX file's parameters, MACs, layers, inputs and outputs."""
+    """Show a model's or an ONNX file's parameters, MACs, layers, inputs and outputs, or what an engine is tied to."""
+    others = {"--groups": groups, "--picture": picture, "--weights": weights, "--input": input}
     if source.endswith(".onnx"):
-        return _of_file(Path(source), shape, {"--groups": groups, "--picture": picture, "--weights": weights, "--input": input})  # fmt: skip # noqa: E501
+        _refuse(others, f"{source} is an ONNX file")
+        return _of_file(Path(source), shape)
+    if source.endswith(".engine"):
+        _refuse({**others, "--shape": shape}, f"{source} is an engine")
+        from .engine_text import inspect_engine_file
+
+        return inspect_engine_file(Path(source))
     if shape:
         raise BadInput("--shape: gives the shape of an ONNX file's input; for a model give --input")
     if picture:
@@ -45,10 +53,13 @@ def inspect(  # noqa: PLR0913 (the parameters of a command are its options)
     return _with_groups(answer, model, groups, picture) if groups or picture else answer
 
 
-def _of_file(path: Path, shape: list[str] | None, others: dict[str, object]) -> Answer:
-    wrong = [name for name, value in others.items() if value]
+def _refuse(options: Mapping[str, object], what: str) -> None:
+    wrong = [name for name, value in options.items() if value]
     if wrong:
-        raise BadInput(f"{wrong[0]}: is for models that can be captured; {path} is an ONNX file")
+        raise BadInput(f"{wrong[0]}: is for models that can be captured; {what}")
+
+
+def _of_file(path: Path, shape: list[str] | None) -> Answer:
     from .foreign_summary import summarize_onnx
     from .foreign_text import onnx_text
 

@@ -15,7 +15,8 @@ from shipworthy.models.errors import BadInput
 from shipworthy.models.files import sha256_of
 from shipworthy.pipeline.build_spread import spread, spread_of_builds
 from shipworthy.pipeline.cli import app
-from shipworthy.pipeline.cli_engine import _counts, read_shapes
+from shipworthy.pipeline.cli_engine import read_shapes
+from shipworthy.pipeline.engine_text import _counts
 from shipworthy.pipeline.measuring import Measured
 from shipworthy.pipeline.recipe import Recipe, RecipeFaults, read_recipe
 from shipworthy.pipeline.recording import _engine_notes
@@ -213,6 +214,27 @@ def test_the_command_says_what_was_built(tmp_path: Path, source: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "m.engine", "m.engine.json", "m.engine.log"]
     data: dict[str, Any] = json.loads(run(source, "-o", place, "--json").stdout)
     assert data["manifest"] == json.loads((tmp_path / "m.engine.json").read_text())
+
+
+@rtx
+def test_an_engine_is_inspected_by_its_manifest(tmp_path: Path, source: Path) -> None:
+    """Targets, shapes and layers are those it was built with; a file that was changed since is told, with exit code 1."""
+    place = tmp_path / "m.engine"
+    run(source, "-o", place, "--compute-capability", "8.6")
+    shown = CliRunner().invoke(app, ["inspect", str(place)])
+    assert shown.exit_code == 0, shown.output
+    for words in (
+        f"made of {source.name}, sha256 {sha256_of(source)}",
+        "compute capability 8.6\n",
+        "1 FLOAT",
+        "x 1x4 to",
+    ):
+        assert words in shown.stdout
+    place.write_bytes(place.read_bytes() + b"x")
+    changed = CliRunner().invoke(app, ["inspect", str(place)])
+    assert (changed.exit_code, "WHICH THE FILE HAS NOT" in changed.stdout) == (1, True)
+    alone = CliRunner().invoke(app, ["inspect", str(place), "--groups"])
+    assert (alone.exit_code, "is an engine" in alone.stderr) == (2, True)
 
 
 def test_layers_of_sizes_are_summed() -> None:
