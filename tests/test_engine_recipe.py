@@ -218,7 +218,7 @@ def test_the_command_says_what_was_built(tmp_path: Path, source: Path) -> None:
 
 @rtx
 def test_an_engine_is_inspected_by_its_manifest(tmp_path: Path, source: Path) -> None:
-    """Targets, shapes and layers are those it was built with; a file that was changed since is told, with exit code 1."""
+    """Targets, shapes and layers are those it was built with; a file changed since is told, with exit code 1."""
     place = tmp_path / "m.engine"
     run(source, "-o", place, "--compute-capability", "8.6")
     shown = CliRunner().invoke(app, ["inspect", str(place)])
