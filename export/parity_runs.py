@@ -16,10 +16,10 @@ from onnx import ModelProto, TensorProto, helper
 
 from ..models.errors import BadInput
 from ..models.model import Model
+from .as_written import as_written, holds_halves, nodes_of
 from .onnx_read import read_onnx
 from .parity_rounding import rounded
 from .parity_taps import Array, Call, Feeds, Open, open_on_cpu, save
-from .parity_written import as_written, holds_halves, nodes_of
 from .session import find_batch, in_batches
 
 Spec = tuple[str, tuple[int | str | None, ...]]
@@ -75,7 +75,7 @@ class Opened:
 def opened(target: Runnable, open_file: Open = open_on_cpu) -> Opened:
     """Open a target.
 
-    A half-precision file on the CPU is computed as it is written, see `parity_written`.
+    A half-precision file on the CPU is computed as it is written, see `as_written`.
 
     Raises:
         BadInput: a file cannot be read.

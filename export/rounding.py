@@ -15,9 +15,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from .as_written import HALVES, as_written, widen_tensor
 from .onnx_graph import OnnxGraph, Weight, size_of, stub
 from .onnx_store import MOST_BYTES
-from .parity_written import HALVES, as_written, widen_tensor
 from .typed import FLOAT
 
 Array = NDArray[Any]

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from ..models.data import Dataset, Split
 from ..models.errors import BadInput
 from ..models.metrics import Estimate, accuracy, macro_recall
+from .as_written import as_written, holds_halves
 from .onnx_read import openable, read_onnx
 from .parity_taps import save
-from .parity_written import as_written, holds_halves
 from .session import OnnxSession, in_batches
 
 

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, parser
 
+from shipworthy.export.as_written import as_written, holds_halves
 from shipworthy.export.parity import parity
 from shipworthy.export.parity_noise import MULTIPLE, TOLERANCE, distance, output_noises, tolerance
 from shipworthy.export.parity_rounding import rounded
 from shipworthy.export.parity_runs import opened, precision_of, run_all
 from shipworthy.export.parity_taps import OnnxTaps
 from shipworthy.export.parity_torch import TorchTaps, in_precision
-from shipworthy.export.parity_written import as_written, holds_halves
 from shipworthy.models.model import Model
 from shipworthy.tests.small_nets import captured, images
 
