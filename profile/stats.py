@@ -95,10 +95,15 @@ def _worth(x: npt.NDArray[Any], ordered: npt.NDArray[Any], q: float) -> tuple[fl
     How the samples on one side of a percentile depend on each other is hardly known where one side is rarely visited.
     So a second view has its say where it shows more dependence: for a tail that of the samples around the median, for
     the median that of the times themselves, in which bursts weigh more. The shares of these views (in logs) and the
-    least worth are from simulation, see `benchmarks/profiler.py coverage`.
+    least worth are from simulation, see `benchmarks/profiler.py coverage`; the further out a tail, the less the
+    median's dependence is its own (in Gaussian series extremes become independent; Sibuya, "Bivariate extreme
+    statistics", 1960).
     """
     worth, freedom = _dependence(x <= _plain(ordered, q))
-    other, say = (_dependence(x)[0], 0.15) if q == 50 else (_dependence(x <= _plain(ordered, 50))[0], 0.4)
+    if q == 50:
+        other, say = _dependence(x)[0], 0.12
+    else:
+        other, say = _dependence(x <= _plain(ordered, 50))[0], 0.4 * (min(q, 100 - q) / 10) ** 0.3
     worth = min(worth, worth ** (1 - say) * other**say)
     return (worth if min(worth, other) >= LEAST_WORTH * fewest_samples(q) else 0.0), freedom
 
