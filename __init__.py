@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from .export.artifact import EngineArtifact, OnnxArtifact
     from .export.engine import refit_engine, to_engine
     from .export.engine_settings import EngineSettings
+    from .export.int8 import Int8Settings
     from .export.onnx_file import to_onnx
     from .export.parity import Parity, parity
+    from .export.quantize_file import quantize_onnx
     from .export.score import score
     from .models.data import Dataset, open_data
     from .models.errors import BadInput, MissingRuntime, ShipworthyError, ToolFailed
@@ -56,8 +58,10 @@ _HOMES = {
     "export.artifact": ("EngineArtifact", "OnnxArtifact"),
     "export.engine": ("refit_engine", "to_engine"),
     "export.engine_settings": ("EngineSettings",),
+    "export.int8": ("Int8Settings",),
     "export.onnx_file": ("to_onnx",),
     "export.parity": ("Parity", "parity"),
+    "export.quantize_file": ("quantize_onnx",),
     "export.score": ("score",),
     "models.data": ("Dataset", "open_data"),
     "models.errors": ("BadInput", "MissingRuntime", "ShipworthyError", "ToolFailed"),
@@ -109,6 +113,7 @@ __all__ = [
     "EngineArtifact",
     "EngineSettings",
     "Goal",
+    "Int8Settings",
     "Measurement",
     "MissingRuntime",
     "Model",
@@ -151,6 +156,7 @@ __all__ = [
     "parity",
     "peak_memory",
     "profile_layers",
+    "quantize_onnx",
     "read_recipe",
     "refit_engine",
     "score",

@@ -45,6 +45,13 @@ def teacher_batches(
             yield judged[int(torch.randint(len(judged), (), generator=generator))]
 
 
+def labelled_batches(settings: Distill, data: Dataset, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield `steps` batches of augmented images with the probabilities of their classes `(batch, classes)`."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    for indices in _endless(len(data.train), min(settings.batch, len(data.train)), steps, generator):
+        yield _augmented(settings, data, indices, generator)
+
+
 def _fresh_batches(
     settings: Distill, data: Dataset, teacher: Model, count: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, SoftTarget]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.fx import Node
 
-from ..models.graph import aten, get_tensor, put_tensor
+from ..models.graph import aten, get_tensor, put_tensor, shape_of
 from ..models.model import Model
 
 # The second overload of each takes padding by name ("same", "valid"); all other arguments agree.
@@ -16,9 +16,9 @@ CONVOLUTIONS = (
 
 
 def fold_batch_norm(model: Model) -> Model:
-    """Return a model whose batch norms that follow a convolution directly are part of its weights.
+    """Return a model whose batch norms that follow a convolution or a linear layer directly are part of its weights.
 
-    A batch norm stays where its convolution's result or weight has other users. For inference: the folded model
+    A batch norm stays where its layer's result or weight has other users. For inference: the folded model
     cannot be trained as the first could.
     """
     made = model.copy()
@@ -33,7 +33,9 @@ def fold_batch_norm(model: Model) -> Model:
 
 
 def _foldable(convolution: Node) -> bool:
-    if convolution.target not in CONVOLUTIONS or len(convolution.users) != 1:
+    # Of a linear layer the norm's channels are its outputs only where nothing lies between: in rank two.
+    linear = convolution.target == aten.linear.default and len(shape_of(convolution) or ()) == 2
+    if not (linear or convolution.target in CONVOLUTIONS) or len(convolution.users) != 1:
         return False
     constants = [a for a in convolution.args[1:3] if isinstance(a, Node)]
     return all(c.op == "get_attr" and len(c.users) == 1 for c in constants)

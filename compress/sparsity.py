@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from ..models.errors import BadInput, ToolFailed, first_few
+from ..models.fake_quantize import bare
 from ..models.graph import aten, get_tensor
 from ..models.model import Model, Sparsity
 from .folding import CONVOLUTIONS
@@ -52,7 +53,8 @@ def kernels(model: Model) -> list[Kernel]:
     found: dict[str, int | None] = {}
     for node in model.module.graph.nodes:
         place, along = _WEIGHTS.get(node.target, (0, 0))
-        weight = node.args[place] if place and node.op == "call_function" else None
+        source = node.args[place] if place and node.op == "call_function" else None
+        weight = bare(source) if isinstance(source, Node) else None
         if not isinstance(weight, Node) or weight.op != "get_attr":
             continue
         name = str(weight.target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -20,13 +21,17 @@ LossOf = Callable[[Any, Any], Tensor]
 
 @dataclass(frozen=True)
 class Schedule:
-    """SGD with Nesterov momentum under a one-cycle learning rate (Smith 2018), over a fixed number of steps."""
+    """SGD with Nesterov momentum under a one-cycle learning rate (Smith 2018), over a fixed number of steps.
+
+    Gradients whose norm is above `most_gradient` are scaled down to it.
+    """
 
     steps: int
     learning_rate: float
     weight_decay: float
     momentum: float = 0.9
     warm_up: float = 0.15
+    most_gradient: float = math.inf
 
 
 def train(
@@ -62,6 +67,8 @@ def train(
             raise ToolFailed(f"the loss is {value} at step {step + 1} of {schedule.steps}; lower learning_rate")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        if schedule.most_gradient < math.inf:
+            torch.nn.utils.clip_grad_norm_(module.parameters(), schedule.most_gradient)
         optimizer.step()
         rate.step()
         losses.append(value)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..models.model import TensorSpec
 
-Precision = Literal["fp32", "fp16", "bf16", "mixed", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "mixed", "int8", "int8-weights", "int4-weights"]
 Target = Literal["cpu", "tensorrt"]
 
 
@@ -22,8 +22,9 @@ class OnnxArtifact:
         sha256: of its bytes.
         bytes: its size on disk, with external data if there is any.
         opset: of the default domain.
-        precision: what the weights and activations are computed in; `mixed` is fp16 with delicate operators in fp32.
-        target: the family of runtimes an int8 file is laid out for.
+        precision: what the weights and activations are computed in; `mixed` is fp16 with delicate operators in fp32,
+            `int8-weights` and `int4-weights` are fp32 with integers for large weights.
+        target: the family of runtimes a quantized file is laid out for.
         inputs: names, types and shapes.
         outputs: the same of what comes out.
         tools: versions of what made the file.

@@ -13,9 +13,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from .typed_nodes import MOVES
-
-HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+from .typed_nodes import HALVES, MOVES
 
 _KEEPS = MOVES | {"Clip", "Sign", "Constant", "ConstantOfShape"}
 """Operators whose results are among their inputs, so that there is nothing to round."""
@@ -117,4 +115,4 @@ def _rounded(node: NodeProto, halves: dict[str, int]) -> Iterator[NodeProto]:
         yield helper.make_node("Cast", [f"{name}/half"], [name], to=TensorProto.FLOAT)
 
 
-__all__ = ["HALVES", "as_written", "holds_halves", "nodes_of", "widen_tensor"]
+__all__ = ["as_written", "holds_halves", "nodes_of", "widen_tensor"]

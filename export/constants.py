@@ -29,8 +29,9 @@ def fold_constants(model: Model) -> Model:
         elif node.op == "call_function" and node.all_input_nodes and all(values.get(n) is not None for n in node.all_input_nodes):  # fmt: skip # noqa: E501
             with torch.no_grad():
                 values[node] = node.target(*_given(node.args, values), **_given(node.kwargs, values))
+    for node, value in values.items():
         if node.name in foldable:
-            _store(made, node, values[node])
+            _store(made, node, value)
     made.module.graph.eliminate_dead_code()
     made.module.recompile()
     return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -16,8 +16,8 @@ from ..models.errors import BadInput
 from .onnx_clean import MODULE
 from .onnx_graph import OnnxGraph
 from .rounding import run, with_roundings
-from .typed import FLOAT, LOW, Low, placed, rounded, to_typed, value_types
-from .typed_nodes import SENSITIVE
+from .typed import FLOAT, Low, placed, rounded, to_typed, value_types
+from .typed_nodes import LOW, SENSITIVE
 
 Array = NDArray[Any]
 KeepFp32 = Literal["auto", "none"] | tuple[str, ...]
@@ -66,8 +66,8 @@ def choose(graph: OnnxGraph, low: Low, asked: KeepFp32, feeds: Mapping[str, Arra
     if asked == "none":
         return Choice(frozenset(base), None)
     if not isinstance(asked, str):
-        return Choice(frozenset(base | named(graph, asked)), None)
-    base |= touching(graph, _beyond(ranges(graph, feeds), low))
+        return Choice(frozenset(base | named(graph.proto.graph.node, asked, "keep_fp32")), None)
+    base |= touching(graph, _beyond(ranges(graph, feeds), low) | _lost_divisors(graph, low, feeds))
     return _widen(graph, low, base, feeds)
 
 
@@ -87,20 +87,25 @@ def _widen(graph: OnnxGraph, low: Low, base: set[str], feeds: Mapping[str, Array
     return best
 
 
-def named(graph: OnnxGraph, patterns: tuple[str, ...]) -> set[str]:
-    """Return the nodes that patterns name: by node, by operator type, or by the path of their module.
+def named(nodes: Iterable[NodeProto], patterns: Sequence[str], key: str) -> set[str]:
+    """Return the names of nodes that patterns name: by node, by operator type, or by the path of their module.
+
+    Args:
+        nodes: to choose from.
+        patterns: as in a shell.
+        key: the setting that they are of, for messages.
 
     Raises:
         BadInput: a pattern fits none; the message has the nearest name.
     """
-    labels = {node.name: {node.name, node.op_type, *_paths(node)} for node in graph.proto.graph.node}
+    labels = {node.name: {node.name, node.op_type, *_paths(node)} for node in nodes}
     found: set[str] = set()
     for pattern in patterns:
         fitting = {name for name, own in labels.items() if any(fnmatchcase(label, pattern) for label in own)}
         if not fitting:
             near = difflib.get_close_matches(pattern, sorted(set().union(*labels.values())), 1, 0)
             hint = f"; the nearest name is {near[0]!r}" if near else ""
-            raise BadInput(f"keep_fp32: {pattern!r} fits no node, operator type or module path of the graph{hint}")
+            raise BadInput(f"{key}: {pattern!r} fits no node, operator type or module path of the graph{hint}")
         found |= fitting
     return found
 
@@ -134,6 +139,25 @@ def touching(graph: OnnxGraph, values: set[str]) -> set[str]:
 def _beyond(found: Mapping[str, float], low: Low) -> set[str]:
     most, least = LIMITS[low]
     return {name for name, value in found.items() if value > most / HEADROOM or 0 < value < least}
+
+
+def _lost_divisors(graph: OnnxGraph, low: Low, feeds: Mapping[str, Array]) -> set[str]:
+    """Return what is divided by and so small somewhere that the type makes zero of it: a norm held above 1e-12."""
+    floats = set(_floats(graph))
+    names = [n.input[1] for n in graph.proto.graph.node if n.op_type == "Div" and n.input[1] in floats]
+    names = list(dict.fromkeys(names))
+    if not names:
+        return set()
+    made, results = ModelProto(), [f"least__{place}" for place in range(len(names))]
+    made.CopyFrom(graph.proto)
+    del made.graph.value_info[:], made.graph.output[:]
+    for name, result in zip(names, results, strict=True):
+        made.graph.node.append(helper.make_node("Abs", [name], [f"{result}_abs"]))
+        made.graph.node.append(helper.make_node("ReduceMin", [f"{result}_abs"], [result], keepdims=0))
+        made.graph.output.append(helper.make_tensor_value_info(result, FLOAT, []))
+    found = run(OnnxGraph(made, graph.weights), feeds, results)
+    _, least = LIMITS[low]
+    return {name for name, result in zip(names, results, strict=True) if 0 < float(found[result]) < least}
 
 
 def ranges(graph: OnnxGraph, feeds: Mapping[str, Array]) -> dict[str, float]:
@@ -210,7 +234,8 @@ def _jumps(graph: OnnxGraph, low: Low, keep: frozenset[str], feeds: Mapping[str,
     for node, slot in zip(graph.proto.graph.node, plan, strict=True):
         before = max([unit, *(errors[name] for name in node.input if name in errors)])
         after = max((errors[node.output[at]] for at in slot.outputs), default=0.0)
-        steps[node.name] = after / before if np.isfinite(after) else float("inf")
+        if np.isfinite(before):  # what takes an error without end does not make it
+            steps[node.name] = after / before if np.isfinite(after) else float("inf")
     worst = sorted((name for name in steps if steps[name] > _JUMP), key=lambda name: -steps[name])
     return set(worst[: max(1, int(_SHARE * len(steps)))])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -13,19 +13,22 @@ from onnx import ModelProto
 from torch import Tensor
 
 from ..models.errors import BadInput, ToolFailed
-from ..models.graph import argument, aten, shape_of
 from ..models.model import Model, Quantization
 from ..models.quiet import quiet
+from ..models.schemes import QUANTIZED, WEIGHTS_ALONE, Scheme, precision_of
 from .artifact import OnnxArtifact, Precision, Target
-from .constants import fold_constants
+from .int8 import Known, in_parts, settings_of
 from .islands import KeepFp32, choose
-from .onnx_clean import check, clean
-from .onnx_graph import OnnxGraph, from_exporter, size_of
+from .onnx_clean import check
+from .onnx_graph import OnnxGraph, size_of
 from .onnx_metadata import Notes, tools, write_metadata
-from .onnx_rewrites import hard_swish_apart
+from .onnx_rewrites import hard_swish_apart, transposes_after_products
 from .onnx_sparsity import write_sparsity
 from .onnx_store import MOST_BYTES, store
 from .opsets import OPSETS, chosen_opset
+from .qat_scales import graph_with_grids
+from .quant_schemes import quantized
+from .quant_weights import LEAST_OPSET
 from .typed import Low, opset_of, to_typed
 
 EXAMPLES = 16
@@ -68,10 +71,10 @@ def to_onnx(  # noqa: PLR0913 (each is given by its name)
         model: what to export.
         path: where to; written whole or not at all.
         precision: `fp32`; `fp16` or `bf16`, all that can be is of that type; `mixed`, fp16 with sums of many, norms,
-            powers and exponentials in fp32; or `int8`. None: int8 for a model that went through the quantize pass,
-            fp32 otherwise.
-        target: for int8, the family of runtimes that the file is laid out for; the opset must be one that it reads.
-        opset: 18 to 25; None: 20, and 22 for bf16.
+            powers and exponentials in fp32; `int8`; or `int8-weights` or `int4-weights`, fp32 but for large weights of
+            linear layers. None: that of its scheme for a model that went through the quantize pass, fp32 otherwise.
+        target: of integers, the family of runtimes that the file is laid out for; the opset must be one that it reads.
+        opset: 18 to 25; None: 20, and 22 for bf16. Weights alone in integers take 21 at least.
         calibration: examples of the first input, `(count, ...)`: for int8 without the quantize pass, and for lower
             precisions to see which values they cannot hold.
         settings: what stays in fp32, and how the file is written.
@@ -81,16 +84,17 @@ def to_onnx(  # noqa: PLR0913 (each is given by its name)
 
     Raises:
         BadInput: an unknown precision or target, an opset out of range or that the target does not read, a pattern
-            that fits nothing, or calibration for int8 that is missing or does not fit the model.
+            that fits nothing, calibration for int8 that is missing or does not fit the model, or integers other than
+            the model's quantize pass asks for.
         ToolFailed: the exporter or the ONNX checker refused the model.
     """
-    precision = precision or ("int8" if model.quantization else "fp32")
+    precision = precision or _own_precision(model) or "fp32"
     _check_choices(precision, target)
     number = chosen_opset(opset, precision, target)
-    quantization = _calibrated(model, calibration) if precision == "int8" else None
-    graph = float_graph(model, number)
-    if quantization is not None:
-        graph = _in_int8(graph, quantization, target)
+    asked = _asked(model, precision, calibration) if precision in QUANTIZED else None
+    graph, known = graph_with_grids(model, max(number, LEAST_OPSET) if precision in WEIGHTS_ALONE else number)
+    if asked is not None:
+        graph = _in_integers(graph, asked, target, known)
     elif precision != "fp32":
         graph = _in_low(graph, precision, settings, _examples(model, calibration))
     return write_onnx(graph, Path(path), model, precision, target, settings)
@@ -124,78 +128,39 @@ def write_onnx(
     )  # fmt: skip
 
 
-def float_graph(model: Model, opset: int) -> OnnxGraph:
-    """Return the model as a clean graph in fp32.
-
-    Raises:
-        ToolFailed: the exporter refused it.
-    """
-    names: dict[str, Any] = {
-        "input_names": [spec.name for spec in model.inputs],
-        "output_names": [spec.name for spec in model.outputs],
-    }
-    try:
-        with quiet():
-            program = torch.onnx.export(
-                for_exporter(fold_constants(model)).export(), dynamo=True, opset_version=opset, verbose=False, **names
-            )
-    except Exception as fault:
-        raise ToolFailed(f"the ONNX exporter failed: {str(fault).splitlines()[0]}") from fault
-    if program is None:
-        raise ToolFailed("the ONNX exporter gave no program")
-    graph = from_exporter(program.model)
-    clean(graph.proto, model.inputs, model.outputs)
-    return graph
-
-
-def for_exporter(model: Model) -> Model:
-    """Return the model with attention as the exporter takes it: of four dimensions, its result laid out anew.
-
-    The exporter takes attention apart, and its parts lay their result out otherwise: what could be viewed cannot.
-    """
-    attention = aten.scaled_dot_product_attention.default
-    if not any(node.target is attention for node in model.module.graph.nodes):
-        return model
-    made = model.copy()
-    graph = made.module.graph
-    for node in [node for node in graph.nodes if node.target is attention]:
-        shape = shape_of(node) or ()
-        wide = len(shape) > 4 and argument(node, "attn_mask") is None
-        if wide:
-            with graph.inserting_before(node):
-                flat = [graph.call_function(aten.flatten.using_ints, (x, 0, len(shape) - 4)) for x in node.args[:3]]
-            node.args = (*flat, *node.args[3:])
-        with graph.inserting_after(node):
-            plain: dict[str, Any] = {"memory_format": torch.contiguous_format}
-            anew = graph.call_function(aten.clone.default, (node,), plain)
-        made_whole = anew
-        if wide:
-            with graph.inserting_after(anew):
-                made_whole = graph.call_function(aten.reshape.default, (anew, [-1, *shape[1:]]))
-        node.replace_all_uses_with(made_whole, delete_user_cb=lambda user, anew=anew: user is not anew)
-    made.module.recompile()
-    return made
-
-
 def _check_choices(precision: str, target: str) -> None:
     for what, given, known in (("precision", precision, get_args(Precision)), ("target", target, get_args(Target))):
         if given not in known:
             raise BadInput(f"{what} {given!r}: choose one of {', '.join(known)}")
 
 
-def _calibrated(model: Model, calibration: Tensor | None) -> Quantization:
-    given = model.quantization or Quantization("int8", "minmax", ())
+def _own_precision(model: Model) -> Precision | None:
+    """Return the precision that the quantize pass asks for."""
+    return precision_of(cast(Scheme, model.quantization.scheme)) if model.quantization else None
+
+
+def _asked(model: Model, precision: Precision, calibration: Tensor | None) -> Quantization:
+    """Return how a model becomes integers: as its quantize pass says, with other examples if some are given."""
+    own = _own_precision(model) or precision
+    if own != precision:
+        raise BadInput(f"precision {precision!r}: the model was quantized for {own}; leave the precision out")
+    asked = model.quantization or Quantization(precision, "minmax", ())
     if calibration is not None:
-        given = replace(given, calibration=(calibration,))
-    if not given.calibration:
+        asked = replace(asked, calibration=(calibration,))
+    if asked.scheme == "int8":
+        _check_examples(model, asked)
+    return asked
+
+
+def _check_examples(model: Model, asked: Quantization) -> None:
+    if not asked.calibration:
         raise BadInput("int8 needs calibration: put the model through Quantize first, or give calibration=examples")
-    shapes = [tuple(examples.shape) for examples in given.calibration]
+    shapes = [tuple(examples.shape) for examples in asked.calibration]
     wanted = [spec.shape for spec in model.inputs]
     if 0 in (shape[0] for shape in shapes) or len(shapes) != len(wanted) or not all(map(_fits, shapes, wanted)):
         raise BadInput(
             f"the calibration examples have shapes {shapes}, the model's inputs {wanted}; give some for each"
         )
-    return given
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
@@ -225,18 +190,21 @@ def _in_low(
     low: Low = "bf16" if precision == "bf16" else "fp16"
     if low == "bf16":
         hard_swish_apart(graph.proto.graph)
+    transposes_after_products(graph.proto.graph)
     with quiet():
         kept = choose(graph, low, settings.keep_fp32, examples, precision == "mixed")
         return replace(to_typed(graph, low, kept.nodes, settings.keep_io_types), fp32_nodes=kept.nodes)
 
 
-def _in_int8(graph: OnnxGraph, quantization: Quantization, target: Target) -> OnnxGraph:
+def _in_integers(graph: OnnxGraph, asked: Quantization, target: Target, known: Known) -> OnnxGraph:
     total = sum(map(size_of, graph.proto.graph.initializer))
     if total > MOST_BYTES:
-        raise BadInput(f"int8 of {total / 1e9:.1f} GB of fp32 weights: at most 2 GB; choose fp16 or bf16")
-    from .int8 import to_int8
+        raise BadInput(f"{asked.scheme} of {total / 1e9:.1f} GB of fp32 weights: at most 2 GB; choose fp16 or bf16")
+    names = [value.name for value in graph.proto.graph.input]
+    given = dict(zip(names, map(np.asarray, asked.calibration), strict=False))
+    examples = in_parts(given) if given else None
+    made = quantized(graph.filled(), examples, target, settings_of(asked), known=known)
+    return OnnxGraph(made.proto)
 
-    return OnnxGraph(to_int8(graph.filled(), quantization, target))
 
-
-__all__ = ["OPSETS", "OnnxSettings", "float_graph", "to_onnx", "write_onnx"]
+__all__ = ["OPSETS", "OnnxSettings", "to_onnx", "write_onnx"]

@@ -101,7 +101,7 @@ def from_exporter(model: onnx_ir.Model) -> OnnxGraph:
 
 
 def read_graph(path: Path) -> OnnxGraph:
-    """Read an ONNX file; weights beside it are mapped, not loaded."""
+    """Read an ONNX file; weights beside it are mapped, not loaded, and large ones in it are held aside."""
     proto = onnx.load(path, load_external_data=False)
     weights: dict[str, Weight] = {}
     for tensor in proto.graph.initializer:
@@ -112,6 +112,11 @@ def read_graph(path: Path) -> OnnxGraph:
                 _mapped, path.parent / info.location, int(info.offset or 0), kind, tuple(tensor.dims)
             )
             del tensor.external_data[:]
+        elif size_of(tensor) > INLINE_BYTES:
+            held = TensorProto()
+            held.CopyFrom(tensor)
+            weights[tensor.name] = partial(numpy_helper.to_array, held)
+            tensor.CopyFrom(stub(tensor.name, tensor.data_type, tensor.dims))
     return OnnxGraph(proto, weights)
 
 

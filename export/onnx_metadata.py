@@ -18,6 +18,7 @@ from torch import Tensor, uint8
 from ..models.data import Dataset
 from ..models.errors import BadInput
 from ..models.model import Model
+from ..models.schemes import QUANTIZED
 from .artifact import Precision, Target
 from .onnx_graph import OnnxGraph
 
@@ -49,7 +50,8 @@ def write_metadata(graph: OnnxGraph, model: Model, precision: Precision, target:
         "source": source_name(model.source),
         "weights_sha256": weights_sha256(model),
         "precision": precision,
-        "target": target if precision == "int8" else "",
+        "scheme": _scheme(model, precision),
+        "target": target if precision in QUANTIZED else "",
         "fp32_nodes": ",".join(sorted(graph.fp32_nodes)),
         "recipe_sha256": notes.recipe_sha256,
         "preprocessing": json.dumps(notes.preprocessing, sort_keys=True) if notes.preprocessing else "",
@@ -60,6 +62,12 @@ def write_metadata(graph: OnnxGraph, model: Model, precision: Precision, target:
     held |= {PREFIX + key: value for key, value in found.items() if value}
     del graph.proto.metadata_props[:]
     graph.proto.metadata_props.extend(StringStringEntryProto(key=key, value=held[key]) for key in sorted(held))
+
+
+def _scheme(model: Model, precision: Precision) -> str:
+    """Return what becomes integers in a file, and how; nothing where nothing does."""
+    asked = model.quantization.scheme if model.quantization else precision
+    return asked if precision in QUANTIZED else ""
 
 
 def notes_of(data: Dataset, recipe_sha256: str = "") -> Notes:

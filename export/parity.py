@@ -13,6 +13,7 @@ from torch.fx import GraphModule
 
 from ..models.errors import BadInput
 from ..models.model import Model
+from ..models.schemes import QUANTIZED
 from .parity_cost import TaskCost, task_cost
 from .parity_layers import BadLayer, Place, Search
 from .parity_noise import TOLERANCE, NoisyTaps, distance, output_noises, tolerance
@@ -221,7 +222,7 @@ def _with_layer(made: Parity, breach: _Breach) -> Parity:
     try:
         search = _search(made, breach)
         broken = any(not np.isfinite(row.relative) for row in made.outputs)
-        layer, place = search.find() if made.precision != "int8" or broken else search.largest()
+        layer, place = search.find() if made.precision not in QUANTIZED or broken else search.largest()
         return replace(made, layer=layer, cost=_cost(made, breach, search, place))
     except Exception as fault:
         said = str(fault).strip().splitlines() or [type(fault).__name__]

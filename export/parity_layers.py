@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from ..models.schemes import QUANTIZED
 from .parity_align import Cut, align, cuts
 from .parity_noise import TOLERANCE, NoisyTaps, distance, tolerance
 from .parity_taps import Array, Feeds, Taps, Tensor
@@ -130,8 +131,8 @@ class Search:
 
     def _tolerances(self, names: Iterable[str]) -> dict[str, float]:
         there = {name: self.known[name] for name in names}
-        if self.precision == "int8":
-            return dict.fromkeys(there, TOLERANCE["int8"])
+        if self.precision in QUANTIZED:
+            return dict.fromkeys(there, TOLERANCE[self.precision])
         right, noisy = (taps.take(list(there.values()), self.feeds) for taps in (self.reference, self.noisy))
         return {name: tolerance(self.precision, distance(right[one], noisy[one])) for name, one in there.items()}
 

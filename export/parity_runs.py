@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,14 @@ from ..models.model import Model
 from .as_written import as_written, holds_halves, nodes_of
 from .onnx_read import read_onnx
 from .parity_rounding import rounded
-from .parity_taps import Array, Call, Feeds, Open, open_on_cpu, save
+from .parity_taps import Array, Call, Feeds, Open, open_graph, open_on_cpu
 from .session import find_batch, in_batches
+from .typed_nodes import LOW
+
+_IN_INTEGERS = frozenset(
+    {"QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv", "QLinearMatMul"}
+)
+_FOUR_BITS = (TensorProto.INT4, TensorProto.UINT4)
 
 Spec = tuple[str, tuple[int | str | None, ...]]
 Given = Callable[[Feeds], Sequence[Array]]
@@ -96,16 +101,9 @@ def opened(target: Runnable, open_file: Open = open_on_cpu) -> Opened:
     return Opened(call, declared, tuple(v.name for v in graph.graph.output), graph, open_file)
 
 
-def open_graph(proto: ModelProto, open_file: Open) -> Call:
-    """Open a graph that is not on disk."""
-    with TemporaryDirectory() as folder:
-        save(proto, Path(folder, "graph.onnx"))
-        return open_file(Path(folder, "graph.onnx"))
-
-
 def _rounding(call: Call, kinds: Mapping[str, int]) -> Call:
     """Return a call that rounds what goes into half-precision inputs, and takes it in any floating type."""
-    formats: dict[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
+    formats = {kind: name for name, kind in LOW.items()}
     low = {name: formats[kind] for name, kind in kinds.items() if kind in formats}
     return lambda feeds: call({n: rounded(a.astype(np.float32), low[n]) if n in low else a for n, a in feeds.items()})
 
@@ -152,10 +150,16 @@ def pick(target: Opened, feeds: Feeds, places: Array) -> dict[str, Array]:
 
 
 def precision_of(path: str | PathLike[str]) -> str:
-    """Return the precision that an ONNX file computes in: int8 where it has Q/DQ pairs, else that of its weights."""
+    """Return the precision that an ONNX file computes in: that of its integers where it has some, else of its weights.
+
+    Integers are seen by `QuantizeLinear` or what computes in them; a file of `DequantizeLinear` alone has only weights.
+    """
     proto = read_onnx(path)
-    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in nodes_of(proto.graph)):
+    operators = {node.op_type for node in nodes_of(proto.graph)}
+    if operators & _IN_INTEGERS:
         return "int8"
+    if "DequantizeLinear" in operators:
+        return "int4-weights" if any(one.data_type in _FOUR_BITS for one in proto.graph.initializer) else "int8-weights"
     kinds = {tensor.data_type for tensor in proto.graph.initializer}
     kinds |= {a.i for node in nodes_of(proto.graph) if node.op_type == "Cast" for a in node.attribute}
     kinds |= {value.type.tensor_type.elem_type for value in (*proto.graph.input, *proto.graph.output)}

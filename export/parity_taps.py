@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import onnx
@@ -16,12 +16,14 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from ..models.errors import BadInput
 from .onnx_clean import MODULE
-from .session import OnnxSession
+from .session import FATAL_OPTIMIZERS, OnnxSession
+from .typed_nodes import HALVES
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
 Call = Callable[[Feeds], list[Array]]
 Open = Callable[[Path], Call]
+T = TypeVar("T")
 
 _LARGEST = 2**30
 """Bytes of a file that is written in one piece."""
@@ -78,7 +80,9 @@ def open_part(path: Path) -> Call:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        path, options, providers=["CPUExecutionProvider"], disabled_optimizers=FATAL_OPTIMIZERS
+    )
     return lambda feeds: [np.asarray(value) for value in session.run(None, dict(feeds))]
 
 
@@ -127,7 +131,7 @@ class OnnxTaps:
         """Return a model of the nodes between; half-precision borders are fp32 outside, as numpy has no bf16."""
         nodes, needed = self._between(wanted, given)
         borders = [name for name in given if name in needed]
-        halves = {name for name in (*borders, *wanted) if self._kinds.get(name) in _NARROW}
+        halves = {name for name in (*borders, *wanted) if self._kinds.get(name) in HALVES}
         starts = [helper.make_node("Cast", [f"{n}/given"], [n], to=self._kinds[n]) for n in borders if n in halves]
         ends = [helper.make_node("Cast", [n], [f"{n}/taken"], to=TensorProto.FLOAT) for n in wanted if n in halves]
         inputs = [self._value(f"{n}/given" if n in halves else n, TensorProto.FLOAT if n in halves else self._kind_of(n, given)) for n in borders]  # fmt: skip # noqa: E501
@@ -154,7 +158,6 @@ class OnnxTaps:
         return helper.make_tensor_value_info(name, kind, None)
 
 
-_NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _COUNTS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
 
 
@@ -193,6 +196,13 @@ def save(proto: ModelProto, path: Path) -> None:
     """Write a graph, its weights beside it where they are large."""
     large = proto.ByteSize() > _LARGEST
     onnx.save(proto, path, save_as_external_data=large)
+
+
+def open_graph(proto: ModelProto, open_file: Callable[[Path], T]) -> T:
+    """Open a graph that is not on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        save(proto, Path(folder, "graph.onnx"))
+        return open_file(Path(folder, "graph.onnx"))
 
 
 def _numpy(value: onnx.ValueInfoProto) -> np.dtype[Any]:

@@ -70,7 +70,7 @@ def traced(model: Model) -> GraphModule:
     Raises:
         BadInput: the exporter refuses the model.
     """
-    from .onnx_file import for_exporter
+    from .float_graph import for_exporter
 
     try:
         with quiet():

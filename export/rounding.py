@@ -15,10 +15,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from .as_written import HALVES, as_written, widen_tensor
+from .as_written import as_written, widen_tensor
 from .onnx_graph import OnnxGraph, Weight, size_of, stub
 from .onnx_store import MOST_BYTES
 from .typed import FLOAT
+from .typed_nodes import HALVES
 
 Array = NDArray[Any]
 

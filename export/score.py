@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from ..models.errors import BadInput
 from ..models.metrics import Estimate, accuracy, macro_recall
 from .as_written import as_written, holds_halves
 from .onnx_read import openable, read_onnx
-from .parity_taps import save
+from .parity_taps import open_graph
 from .session import OnnxSession, in_batches
 
 
@@ -48,10 +47,7 @@ def _open(artifact: str | PathLike[str]) -> OnnxSession:
     path = Path(fspath(artifact))
     if not holds_halves(openable(path)):
         return OnnxSession(path)
-    with TemporaryDirectory() as folder:
-        widened = Path(folder, "graph.onnx")
-        save(as_written(read_onnx(path, weights=True)), widened)
-        return OnnxSession(widened)
+    return open_graph(as_written(read_onnx(path, weights=True)), OnnxSession)
 
 
 def predict(artifact: str | PathLike[str], data: Dataset, split: Split) -> NDArray[np.int64]:

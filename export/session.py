@@ -16,6 +16,9 @@ from .onnx_read import openable
 
 Array = NDArray[Any]
 
+FATAL_OPTIMIZERS = ["MatmulTransposeFusion"]
+"""What ONNX Runtime up to 1.32 may die of on an x86 CPU, in half precision (microsoft/onnxruntime, issue 28392)."""
+
 
 class OnnxSession:
     """An open ONNX file on the CPU provider, for scores and parity; latency is measured elsewhere.
@@ -44,7 +47,9 @@ class OnnxSession:
             # pairs are computed as they are written.
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"], disabled_optimizers=FATAL_OPTIMIZERS
+            )
         except Exception as fault:
             raise BadInput(f"{path}: ONNX Runtime cannot load it: {str(fault).splitlines()[0]}") from fault
         self.inputs = {i.name: (i.type, tuple(i.shape)) for i in self._session.get_inputs()}

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from .onnx_graph import DTYPES, INLINE_BYTES, OnnxGraph, Weight, size_of, stub
-from .typed_nodes import JOINS, NONE, TYPED_BY, Slots, captured, slots, subgraphs
+from .typed_nodes import JOINS, LOW, NONE, TYPED_BY, Slots, captured, slots, subgraphs
 
 Array = NDArray[Any]
 Low = Literal["fp16", "bf16"]
 
-LOW: dict[str, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 FLOAT = TensorProto.FLOAT
 
 
@@ -257,4 +256,4 @@ def _retype(values: Iterable[onnx.ValueInfoProto], low: int) -> None:
             value.type.tensor_type.elem_type = low
 
 
-__all__ = ["LOW", "Low", "captured", "lifted", "opset_of", "placed", "rounded", "subgraphs", "to_typed", "value_types"]
+__all__ = ["Low", "captured", "lifted", "opset_of", "placed", "rounded", "subgraphs", "to_typed", "value_types"]

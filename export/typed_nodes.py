@@ -8,7 +8,12 @@ from dataclasses import dataclass
 import onnx
 from onnx import NodeProto, TensorProto, defs
 
-TYPE_TEXT: dict[int, str] = {TensorProto.FLOAT16: "tensor(float16)", TensorProto.BFLOAT16: "tensor(bfloat16)"}
+LOW: dict[str, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+"""The half-precision types, by the names that users write."""
+
+HALVES = frozenset(LOW.values())
+
+_TYPE_TEXT: dict[int, str] = {TensorProto.FLOAT16: "tensor(float16)", TensorProto.BFLOAT16: "tensor(bfloat16)"}
 
 _MOVES = """
     Identity Reshape Transpose Flatten Squeeze Unsqueeze Slice Split Concat Gather GatherND GatherElements Expand Tile
@@ -49,13 +54,13 @@ def slots(node: NodeProto, types: Mapping[str, int], low: int, opset: int) -> Sl
     Args:
         node: of the default domain or another.
         types: element type of each value.
-        low: an element type of `TYPE_TEXT`.
+        low: an element type of `HALVES`.
         opset: of the default domain.
     """
     if node.domain not in ("", "ai.onnx") or subgraphs(node):
         return NONE
     schema = defs.get_schema(node.op_type, opset, "")
-    allowed = {one.type_param_str: TYPE_TEXT[low] in one.allowed_type_strs for one in schema.type_constraints}
+    allowed = {one.type_param_str: _TYPE_TEXT[low] in one.allowed_type_strs for one in schema.type_constraints}
     wanted = [_parameter(schema.inputs, at).type_str for at in range(len(node.input))]
     given = [_parameter(schema.outputs, at).type_str for at in range(len(node.output))]
     inputs = tuple(

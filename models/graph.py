@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from . import fake_quantize as fake_quantize  # graphs with fake quantization are captured only once torch knows it
+
 aten = torch.ops.aten
 
 SUMS = (aten.add.Tensor, aten.add_.Tensor)

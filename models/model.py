@@ -8,7 +8,7 @@ import traceback
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -38,11 +38,12 @@ class TensorSpec:
 
 @dataclass(frozen=True, eq=False)
 class Quantization:
-    """A request for integers: the scheme, and the examples `(count, ...)` that calibrate it."""
+    """A request for integers: the scheme, the examples `(count, ...)` that calibrate it, and other settings by name."""
 
     scheme: str
     method: str
     calibration: tuple[Tensor, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch.fx import Interpreter, Node
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from .fake_quantize import PER_CHANNEL, bare
 from .graph import module_path
 from .model import Model, TensorSpec
 from .operator_macs import macs_of
@@ -66,7 +67,9 @@ class _Counter(Interpreter):
             return result
         macs = (macs_of(n, self.sizes.__getitem__) if counter is None else counter.get_total_flops() // 2) // self.batch
         self.macs[n.name] = macs
-        params = sum(self._own_params(source) for source in n.all_input_nodes)
+        # The rounding of a weight is part of the layer that multiplies with it.
+        sources = [] if n.target == PER_CHANNEL else n.all_input_nodes
+        params = sum(self._own_params(source) for source in sources)
         if macs or params:
             kind = str(n.target).removeprefix("aten.").partition(".")[0]
             shape: tuple[int | str, ...] = tuple(first.shape)
@@ -75,6 +78,7 @@ class _Counter(Interpreter):
         return result
 
     def _own_params(self, node: Node) -> int:
+        node = bare(node)
         if node.op != "get_attr":
             return 0
         value = self.fetch_attr(str(node.target))

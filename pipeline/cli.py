@@ -14,6 +14,7 @@ from .cli_export import export
 from .cli_inspect import inspect
 from .cli_parity import parity
 from .cli_profile import compare, profile
+from .cli_quantize import quantize
 
 app = typer.Typer(
     help="Make a trained PyTorch model smaller and faster, measure the file that ships, and get one verdict.",
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _body in (build, inspect, export, engine, profile, compare, parity, doctor):
+for _body in (build, inspect, export, quantize, engine, profile, compare, parity, doctor):
     app.command()(_body)
 
 

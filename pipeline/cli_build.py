@@ -37,12 +37,19 @@ def build(recipe: RecipeFile, workdir: Workdir = Path("out"), as_json: Json = Fa
 
 def verdict_text(record: RunRecord, workdir: Path) -> str:
     """Return what `build` prints: a row for each goal, what changed, and where the report is."""
+    from .report_paying import paying_lines
     from .report_text import GOAL_COLUMNS, cautions, goal_lines, verdict_line
 
     lines = goal_lines(record)
     table = columns([GOAL_COLUMNS[:5], *(line[:5] for line in lines)]) if lines else "no goals set"
     reasons = [f"{line[0]} {line[1]}: {line[5]}" for line in lines if line[0] != "MET" and line[5]]
-    parts = [table, "\n".join(reasons), columns(_changes(record)), verdict_line(record)]
+    parts = [
+        table,
+        "\n".join(reasons),
+        columns(_changes(record)),
+        "\n".join(paying_lines(record)),
+        verdict_line(record),
+    ]
     parts.append("\n".join(f"note: {caution}" for caution in cautions(record)))
     return "\n\n".join(filter(None, parts)) + f"\n\nreport: {workdir / 'report.html'}"
 

@@ -17,7 +17,9 @@ from ..export.onnx_shapes import shape_table, with_shapes
 from ..models.errors import BadInput
 from ..profile.dims import Sizes, sizes
 from ..profile.errors import BadPlan
+from ..profile.integer_share import IntegerShare
 from ..profile.layer_costs import Operation, Tensor, flops
+from .foreign_integers import integers_in
 from .input_shapes import ShapeTable
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ class OnnxSummary:
         macs: an example, of all that could be counted.
         macs_by_operator: the same, by operator.
         not_counted: reasons, each with what it holds of; MACs are complete where there are none.
+        integers: the share of MACs that ONNX Runtime runs in integers; None for a file that is not quantized.
     """
 
     facts: Facts
@@ -77,6 +80,7 @@ class OnnxSummary:
     macs_by_operator: dict[str, int]
     not_counted: tuple[str, ...]
     layers: tuple[OnnxLayer, ...] = field(repr=False)
+    integers: IntegerShare | None = None
 
 
 def summarize_onnx(path: Path, shapes: ShapeTable | None = None) -> OnnxSummary:
@@ -102,7 +106,8 @@ def summarize_onnx(path: Path, shapes: ShapeTable | None = None) -> OnnxSummary:
         by_operator[layer.kind] += layer.macs or 0
     missing = (*_not_counted(layers, facts, known, declared), *_strange(facts))
     counts = {name: count for name, count in by_operator.most_common() if count}
-    return OnnxSummary(facts, known.batch, sum(counts.values()), counts, missing, layers)
+    integers = integers_in(path, facts.nodes, shapes or {}, known.batch)
+    return OnnxSummary(facts, known.batch, sum(counts.values()), counts, missing, layers, integers)
 
 
 def _sizes(inputs: Sequence[Value], shapes: ShapeTable, path: Path) -> Sizes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..profile.not_faster import share_lines
 from .cli_models import shape_text
 from .cli_output import columns
 from .foreign_summary import OnnxSummary
@@ -24,6 +25,7 @@ def onnx_text(found: OnnxSummary) -> str:
         f"MACs    {count(found.macs)} an example{whole}",
         *(f"  {name:<12} {count(macs)}" for name, macs in found.macs_by_operator.items()),
         *(f"not counted: {reason}" for reason in found.not_counted),
+        *(f"int8    {line}" for line in (share_lines(found.integers) if found.integers else ())),
         *(f"input   {one.name}: {one.dtype} {_shape(one.shape)}" for one in facts.inputs),
         *(f"output  {one.name}: {one.dtype} {_shape(one.shape)}" for one in facts.outputs),
         *(f"holds   {key} = {_short(value)}" for key, value in facts.metadata.items()),

@@ -8,6 +8,7 @@ from math import isfinite
 from typing import Any
 
 from ..models.metrics import Estimate, agreement, paired_drop
+from ..models.schemes import QUANTIZED
 from ..profile.goals import Goal, GoalVerdict, Outcome, Reading, judge
 from ..profile.stats import mean_interval
 from ..profile.throughput import per_second
@@ -59,13 +60,13 @@ def judge_goals(goals: tuple[Goal, ...], evidence: Evidence) -> list[GoalVerdict
 def doubts(evidence: Evidence) -> list[GoalVerdict]:
     """Return an unclear verdict for every output of a file that differs from its graph by more than its tolerance.
 
-    What integers cost is judged by goals on quality, so an int8 file is in doubt only where its outputs are not finite.
+    What integers cost is judged by goals on quality, so a quantized file is in doubt only where outputs are not finite.
     """
     return [
         _doubt(name, row, file.checked.facts.get("bad_layer"))
         for name, file in evidence.files.items()
         for row in file.checked.facts["parity"]
-        if not row["passed"] and not (file.file.facts["precision"] == "int8" and isfinite(row["relative"]))
+        if not row["passed"] and not (file.file.facts["precision"] in QUANTIZED and isfinite(row["relative"]))
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save
 
@@ -14,7 +15,7 @@ _MODEL, _CALIBRATION = "model.pt2", "calibration.safetensors"
 _IN_MEMORY = 2
 
 
-def keep(store: Store, model: Model, folder: Path) -> dict[str, str] | None:
+def keep(store: Store, model: Model, folder: Path) -> dict[str, Any] | None:
     """Write a model into a stage's folder; return what the facts must remember."""
     with store.bookkeeping():
         save_pt2(model, folder / _MODEL)
@@ -23,7 +24,8 @@ def keep(store: Store, model: Model, folder: Path) -> dict[str, str] | None:
         examples = {str(i): x.contiguous() for i, x in enumerate(model.quantization.calibration)}
         # Not save_file: it hides a full disk in an error of its own.
         (folder / _CALIBRATION).write_bytes(save(examples))
-        return {"scheme": model.quantization.scheme, "method": model.quantization.method}
+        asked = model.quantization
+        return {"scheme": asked.scheme, "method": asked.method, "options": dict(asked.options)}
 
 
 def recall(store: Store, stage: Stage) -> Model:

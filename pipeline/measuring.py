@@ -72,7 +72,7 @@ def measure_stage(
 
     TensorRT runs the engine alone: the other steps have none.
     """
-    inputs = _real_inputs(files[0], data, recipe.profile.batch)
+    inputs = real_inputs(files[0], data, recipe.profile.batch)
     fingerprint = data.fingerprint if data else None
     found = []
     for runtime in recipe.profile.runtimes:
@@ -207,7 +207,7 @@ def _interleaved(
     return {target.step: one for target, one in zip(targets, seen, strict=True)}
 
 
-def _real_inputs(file: Exported, data: Dataset | None, batch: int) -> dict[str, Any] | None:
+def real_inputs(file: Exported, data: Dataset | None, batch: int) -> dict[str, Any] | None:
     """Return the first test images, so that what is timed is what will be served; None lets the profiler draw."""
     if data is None:
         return None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..compress.quantize import Quantize
+from ..models.schemes import Integers, precision_of
 from ..profile.goals import Goal
 from . import recipe_checks as checks
 from .engine_part import plain_export
@@ -54,16 +57,32 @@ class Recipe:
     """The model and data as the recipe names them: relative paths stay relative, so a moved recipe keeps its hash."""
 
     @property
+    def labels(self) -> list[str]:
+        """The name of each pass, with a number from the second of a kind on: `prune`, `distill`, `prune-2`."""
+        seen: Counter[str] = Counter()
+        labels = []
+        for step in self.compress:
+            seen[step.name] += 1
+            labels.append(step.name if seen[step.name] == 1 else f"{step.name}-{seen[step.name]}")
+        return labels
+
+    @property
     def quantizes(self) -> bool:
-        """Whether a pass asks for integers."""
-        return any(step.name == "quantize" for step in self.compress)
+        """Whether a pass asks for integers, and was not dropped."""
+        return self.integers is not None
+
+    @property
+    def integers(self) -> Integers | None:
+        """The precision that a pass asks for that makes integers and was not dropped."""
+        found = (step.settings for step in self.compress if not step.dropped)
+        return next((precision_of(one.scheme) for one in found if isinstance(one, Quantize)), None)
 
     @property
     def tensorrt_precision(self) -> Precision | None:
         """What the TensorRT file holds; None when none is made."""
         if self.export.tensorrt is None:
             return None
-        return self.export.tensorrt.precision or ("int8" if self.quantizes else "fp16")
+        return self.export.tensorrt.precision or self.integers or "fp16"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON-able values with every default filled in; written as YAML, it is a recipe."""
@@ -73,7 +92,7 @@ class Recipe:
             "seed": self.seed,
             "model": asdict(model),
             "data": asdict(data) if data else None,
-            "compress": [{step.name: _settings(step)} for step in self.compress],
+            "compress": [{step.name: _written(step)} for step in self.compress],
             "export": plain_export(self.export),
             "profile": _profile(self.profile),
             "goals": {goal.metric: _goal(goal) for goal in self.goals},
@@ -122,10 +141,13 @@ class _Reading:
         )
         steps = self._steps(seed, has_data)
         export, profile = self._export_and_profile()
+        if export:
+            checks.check_schemes(steps, export, self.say)
         goals = self._goals(profile.runtimes if profile else None, has_data)
         if self.faults or not model or not files[0] or not export or not profile:
             raise RecipeFaults(self.tree.path, self.faults)
-        return Recipe(path, seed, files[0], files[1], steps, export, profile, goals, (model, data))
+        passes = tuple(step for _, step in steps)
+        return Recipe(path, seed, files[0], files[1], passes, export, profile, goals, (model, data))
 
     def say(self, key: Key, message: str, at_key: bool = False) -> None:
         """Note a fault."""
@@ -163,16 +185,17 @@ class _Reading:
         self.faults.extend(checked.faults)
         return checked.value
 
-    def _steps(self, seed: int, has_data: bool) -> tuple[Step, ...]:
+    def _steps(self, seed: int, has_data: bool) -> list[tuple[int, Step]]:
+        """Return the passes that are right, each with its place."""
         written = self.tree.value.get("compress")
         if written is None:
-            return ()
+            return []
         if not isinstance(written, list):
             self.say(("compress",), f"got {show(written)}, wanted a list of passes (`- prune: {{ratio: 0.5}}`)")
-            return ()
+            return []
         steps = [(i, step) for i, item in enumerate(written) if (step := self._step(i, item, seed))]
         checks.check_steps(steps, has_data, self.say)
-        return tuple(step for _, step in steps)
+        return steps
 
     def _step(self, index: int, item: Any, seed: int) -> Step | None:
         named = {item: None} if isinstance(item, str) else item
@@ -188,12 +211,12 @@ class _Reading:
         if name not in PASSES:
             self.say((*key, name), f"no such pass; {suggest(name, PASSES)}", at_key=True)
             return None
-        settings = _or_empty(settings)
+        settings, insist = checks.take_insist(_or_empty(settings), name, (*key, name), self.say)
         if isinstance(settings, dict) and "seed" in signature(PASSES[name]).parameters:
             # What draws, and is given no seed of its own, takes the recipe's.
             settings = {"seed": seed, **settings}
         made = self._check(PASSES[name], settings, (*key, name))
-        return Step(name, made) if made else None
+        return Step(name, made, insist) if made else None
 
     def _export_and_profile(self) -> tuple[ExportPart | None, ProfilePart | None]:
         top = self.tree.value
@@ -233,8 +256,10 @@ def _mentions(steps: Any, name: str) -> bool:
     return isinstance(steps, list) and any(name == s or (isinstance(s, dict) and name in s) for s in steps)
 
 
-def _settings(step: Step) -> Mapping[str, Any]:
-    return {f.name: getattr(step.settings, f.name) for f in fields(step.settings)}  # type: ignore[arg-type]  # every pass is a dataclass
+def _written(step: Step) -> Mapping[str, Any]:
+    """Return a pass as a recipe has it; what came later is there only where it is asked for."""
+    insist = {"insist": True} if step.insist else {}
+    return insist | {f.name: getattr(step.settings, f.name) for f in fields(step.settings)}  # type: ignore[arg-type]  # every pass is a dataclass
 
 
 def _profile(part: ProfilePart) -> dict[str, Any]:

@@ -6,17 +6,20 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..compress.prune import Prune
+from ..compress.quantize import Quantize
 from ..compress.trim import Trim
 from ..export.engine_settings import check_settings
 from ..export.opsets import LEAST
 from ..models.errors import BadInput
+from ..models.schemes import QUANTIZED, precision_of
 from ..profile.goals import Goal
 from .engine_part import engine_settings
 from .recipe_faults import Key, show, suggest
 from .recipe_metrics import METRICS, Runtime
-from .recipe_parts import DataPart, ExportPart, GoalPart, ModelPart, ProfilePart, Step, TensorrtPart
+from .recipe_parts import CLAIM_SPEED, DataPart, ExportPart, GoalPart, ModelPart, ProfilePart, Step, TensorrtPart
 
 Say = Callable[..., None]
 """`say(key, message, at_key=False)` notes a fault."""
@@ -125,16 +128,30 @@ def check_steps(steps: Sequence[tuple[int, Step]], has_data: bool, say: Say) -> 
         grouped = grouped or getattr(step.settings, "pattern", "") == "2:4"
 
 
+def take_insist(settings: Any, name: str, key: Key, say: Say) -> tuple[Any, bool]:
+    """Part a pass's own settings from `insist`, which is about the pass; return both."""
+    if not isinstance(settings, dict) or "insist" not in settings:
+        return settings, False
+    own, insist = {k: v for k, v in settings.items() if k != "insist"}, settings["insist"]
+    if not isinstance(insist, bool):
+        say((*key, "insist"), f"got {show(insist)}, wanted true or false")
+    elif name not in CLAIM_SPEED:
+        say((*key, "insist"), f"is for passes that may be dropped ({', '.join(CLAIM_SPEED)}); leave it out", True)
+    return own, insist is True
+
+
 def _use_of_data(step: Step) -> tuple[str, str]:
     """Return what a step needs data for, and what could be done without; empty if it needs none."""
     settings = step.settings
+    if isinstance(settings, Quantize):
+        return ("calibrates on", ", or use a `scheme` without calibration") if settings.scheme == "int8" else ("", "")
     if isinstance(settings, Prune) and settings.score in ("taylor", "activation", "reconstruction"):
         return "scores channels on", ", or use `score: l2`"
     if isinstance(settings, Prune) and settings.recover is not None:
         return "recovers between rounds on", ", or leave `recover` out"
     if isinstance(settings, Trim) and isinstance(settings.blocks, int):
         return "chooses blocks on", ", or name them"
-    return {"distill": "trains on", "quantize": "calibrates on"}.get(step.name, ""), ""
+    return ("trains on" if step.name == "distill" else ""), ""
 
 
 def check_export(export: ExportPart, quantizes: bool, say: Say) -> None:
@@ -143,8 +160,8 @@ def check_export(export: ExportPart, quantizes: bool, say: Say) -> None:
     if batches and batches[0] > batches[1]:
         message = f"got [{batches[0]}, {batches[1]}], wanted the smallest batch first; swap the two"
         say(("export", "onnx", "dynamic_batch"), message)
-    if export.tensorrt and export.tensorrt.precision == "int8" and not quantizes:
-        message = "int8 needs a `quantize` pass in `compress`; add `- quantize`, or say fp16"
+    if export.tensorrt and export.tensorrt.precision in QUANTIZED and not quantizes:
+        message = f"{export.tensorrt.precision} needs a `quantize` pass in `compress`; add `- quantize`, or say fp16"
         say(("export", "tensorrt", "precision"), message)
     least = LEAST.get(export.tensorrt.precision or "", 0) if export.tensorrt else 0
     if export.tensorrt and export.onnx.opset < least:
@@ -153,6 +170,27 @@ def check_export(export: ExportPart, quantizes: bool, say: Say) -> None:
         say(("export", "tensorrt", "precision"), message)
     if export.tensorrt:
         _check_engine(export.tensorrt, say)
+
+
+def check_schemes(steps: Sequence[tuple[int, Step]], export: ExportPart, say: Say) -> None:
+    """Check that TensorRT can run what is quantized, and that its file is asked for in that precision or in a float."""
+    named = export.tensorrt.precision if export.tensorrt else None
+    for index, step in steps:
+        settings = step.settings
+        if export.tensorrt is None or not isinstance(settings, Quantize) or named not in (None, *QUANTIZED):
+            continue
+        made = precision_of(settings.scheme)
+        if settings.scheme == "dynamic":
+            say(
+                ("compress", index, step.name, "scheme"),
+                "TensorRT takes scales from the file only, and `dynamic` has none; use int8, int8-weights or "
+                "int4-weights, set `export.tensorrt.precision: fp16`, or leave `export.tensorrt` out",
+            )
+        elif named not in (None, made):
+            say(
+                ("export", "tensorrt", "precision"),
+                f"got {show(named)}, and `quantize` makes {made}; leave it out, or say {made} or fp16",
+            )
 
 
 def _check_engine(part: TensorrtPart, say: Say) -> None:

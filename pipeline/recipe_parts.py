@@ -29,6 +29,9 @@ PASSES: dict[str, type[Pass]] = {
     "distill": Distill,
     "quantize": Quantize,
 }
+CLAIM_SPEED = ("trim", "prune", "quantize")
+"""Passes that are dropped where they make the file no faster."""
+
 PLANNED = ("transfer",)
 
 
@@ -85,13 +88,13 @@ class OnnxPart:
 @with_config(_CLOSED)
 @dataclass(frozen=True)
 class TensorrtPart:
-    """The TensorRT engine; the precision is int8 when the recipe quantizes, else fp16, unless it is given.
+    """The TensorRT engine; the precision is that of `quantize` where the recipe has it, else fp16, unless it is given.
 
     The rest is as in `EngineSettings`, in megabytes and gigabytes of 10^6 and 10^9 bytes.
     """
 
     flavour: Literal["rtx", "tensorrt"] = "rtx"
-    precision: Literal["int8", "fp16", "bf16", "mixed", "fp32"] | None = None
+    precision: Literal["int8", "int8-weights", "int4-weights", "fp16", "bf16", "mixed", "fp32"] | None = None
     compute_capabilities: tuple[Text, ...] = ()
     version_compatible: bool = False
     hardware: Hardware = "none"
@@ -139,7 +142,14 @@ class GoalPart:
 
 @dataclass(frozen=True)
 class Step:
-    """One compression pass with its settings; calling `settings` applies it."""
+    """One compression pass with its settings; calling `settings` applies it.
+
+    Attributes:
+        insist: keep it even where it makes the file no faster.
+        dropped: a build found that it does not pay; no recipe says so.
+    """
 
     name: str
     settings: Pass
+    insist: bool = False
+    dropped: bool = False

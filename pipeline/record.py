@@ -138,6 +138,31 @@ class FigureRow:
 
 
 @dataclass(frozen=True)
+class PaysRow:
+    """Whether a pass that claims speed made the file faster, and what became of it.
+
+    Attributes:
+        name: the pass.
+        against: the step whose file its own was compared with.
+        runtime: where; None where nothing could be compared.
+        outcome: of its file against that one.
+        speedup: latency before over latency after.
+        kept: False for a pass that was dropped: the model went on as it was before.
+        line: all that in one line.
+        reasons: why it is no faster.
+    """
+
+    name: str
+    against: str
+    runtime: str | None
+    outcome: Literal["faster", "slower", "same", "unclear", "not compared"]
+    speedup: Figure | None
+    kept: bool
+    line: str
+    reasons: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class GoalRow:
     """One goal of the recipe and what became of it."""
 
@@ -174,12 +199,21 @@ class RunRecord:
     finished_at: str = ""
     """When the verdict was reached, UTC, ISO 8601."""
     figures: list[FigureRow] = field(default_factory=list)
+    pays: list[PaysRow] = field(default_factory=list)
+    dropped: list[StepRow] = field(default_factory=list)
+    """Passes that did not pay, with the figures of their own files, which do not ship."""
+    integers: list[dict[str, Any]] = field(default_factory=list)
+    """`IntegerShare` of the files that ship in integers, by runtime."""
+    mixed_precision: list[dict[str, Any]] = field(default_factory=list)
+    """`MixedPrecision` of each pass that searched for layers to keep in fp32, with its `name`, and whether it was
+    `dropped`."""
 
     def to_json(self) -> str:
-        """Return the record as JSON text, with `figures` where the recipe asks for any."""
+        """Return the record as JSON text, with the later lists where there is anything in them."""
         plain = asdict(self)
-        if not self.figures:
-            del plain["figures"]
+        for name in ("figures", "pays", "dropped", "integers", "mixed_precision"):
+            if not plain[name]:
+                del plain[name]
         for row in (row for artifact in plain["artifacts"] for row in artifact["parity"]):
             row.update({key: None for key, value in row.items() if isinstance(value, float) and not isfinite(value)})
         return json.dumps(plain, indent=1, allow_nan=False) + "\n"

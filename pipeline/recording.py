@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ..models.data import Dataset
 from ..profile.environment import environment
 from ..profile.goals import GoalVerdict, Reading, Verdict
+from ..profile.integer_share import IntegerShare
 from .figure_rows import TITLES
 from .judging import Evidence, quality
 from .measuring import Measured
+from .paying import Payment
 from .recipe import Recipe
 from .record import (
     SCHEMA,
@@ -23,6 +25,7 @@ from .record import (
     GoalRow,
     LatencyRow,
     ParityRow,
+    PaysRow,
     Percentile,
     RunRecord,
     StepRow,
@@ -31,7 +34,7 @@ from .stages import Exported
 from .store import Stage, Store, tool_versions
 
 if TYPE_CHECKING:
-    from .build import Taken
+    from .steps import Course, Taken
 
 SHIPS = "model"
 _COUNTED = ("params", "macs", "weight_bytes")
@@ -39,10 +42,11 @@ _INNER = {
     "specs",
     "seconds",
     "quantization",
+    "mixed_precision",
     *_COUNTED,
     *(f"{c}_{when}" for c in _COUNTED for when in ("before", "after")),
 }
-"""Facts of a pass that the step's row says in figures of its own, or that only the pipeline needs."""
+"""Facts of a pass that the record has elsewhere, or that only the pipeline needs."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +55,18 @@ class Findings:
 
     recipe: Recipe
     data: Dataset | None
-    steps: list[Taken]
+    course: Course
     evidence: Evidence
     engine: Stage | None
     verdict: Verdict
+    integers: tuple[IntegerShare, ...] = ()
 
 
 def make_record(findings: Findings, store: Store, total_s: float) -> RunRecord:
     """Return the record; `total_s` is the whole run's time."""
     recipe, data, evidence = findings.recipe, findings.data, findings.evidence
-    first = findings.steps[0].model.facts["specs"]
+    course = findings.course
+    first = course.kept[0].model.facts["specs"]
     return RunRecord(
         schema=SCHEMA,
         outcome=findings.verdict.outcome.value,
@@ -69,7 +75,7 @@ def make_record(findings: Findings, store: Store, total_s: float) -> RunRecord:
         recipe_sha256=recipe.sha256,
         model={k: first[k] for k in ("source", "params", "macs", "inputs", "outputs")},
         data=_data(recipe, data),
-        steps=[_step(taken, evidence) for taken in findings.steps],
+        steps=[_step(taken, evidence) for taken in course.kept],
         artifacts=_artifacts(findings),
         latency=[row for m in evidence.measured.values() for row in _latency(m, evidence)],
         comparisons=[row for m in evidence.measured.values() if (row := _comparison(m, evidence))],
@@ -79,6 +85,14 @@ def make_record(findings: Findings, store: Store, total_s: float) -> RunRecord:
         notes=_notes(findings),
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         figures=[row for m in evidence.measured.values() for row in m.figures],
+        pays=[_pays(payment) for payment in course.payments],
+        dropped=[_step(taken, evidence) for taken in course.dropped],
+        integers=[share.to_dict() for share in findings.integers],
+        mixed_precision=[
+            {"name": taken.label, "dropped": taken.dropped, **taken.model.facts["mixed_precision"]}
+            for taken in (*course.kept, *course.dropped)
+            if "mixed_precision" in taken.model.facts
+        ],
     )
 
 
@@ -123,6 +137,20 @@ def _settings(taken: Taken) -> dict[str, Any]:
         return {}
     plain: dict[str, Any] = asdict(taken.step.settings)  # type: ignore[call-overload]  # a dataclass
     return plain
+
+
+def _pays(payment: Payment) -> PaysRow:
+    ratio = None if payment.ratio is None else Figure(payment.ratio, payment.low, payment.high)
+    return PaysRow(
+        name=payment.label,
+        against=payment.against,
+        runtime=payment.runtime,
+        outcome=payment.outcome,
+        speedup=ratio,
+        kept=payment.kept,
+        line=payment.line,
+        reasons=list(payment.reasons),
+    )
 
 
 def _p50(found: Any) -> Figure:
@@ -262,7 +290,8 @@ def _notes(findings: Findings) -> list[str]:
     figures = [f"{row.runtime}, {TITLES[row.name]}: {note}" for m in findings.evidence.measured.values() for row in m.figures for note in row.data.get("notes", ())]  # fmt: skip # noqa: E501
     broken = [
         f"{taken.label}: its ONNX file differs from the graph by more than its tolerance"
-        for taken in findings.steps
+        for taken in findings.course.kept
         if not all(row["passed"] for row in taken.exported.checked.facts["parity"])
     ]
-    return [*broken, *absent, *sorted(disturbed), *figures, findings.verdict.reason]
+    said = [*broken, *findings.course.notes, *absent, *sorted(disturbed), *figures]
+    return [*said, findings.verdict.reason]

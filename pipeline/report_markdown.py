@@ -19,11 +19,14 @@ from .report_numbers import (
     shorten,
     size,
 )
+from .report_paying import paying_lines
+from .report_precision import precision_lines, precision_tables
 from .report_text import baseline_of, cautions, finished_text, goal_lines, latency_of, shipped, sizes, verdict_line
 
 SYMBOLS: dict[Outcome, str] = {"met": "✅", "missed": "❌", "unclear": "⚠️"}
 # Cells beyond this length make a comment unreadable; the full text is in the other reports.
 CELL = 200
+LAYERS = 8
 
 
 def escape(text: str, limit: int = CELL) -> str:
@@ -47,6 +50,8 @@ def markdown_text(record: RunRecord) -> str:
         "\n".join(f"> {escape(caution)}  " for caution in cautions(record)),
         _goals(record),
         _before_after(record),
+        "\n".join(f"{escape(line, 400)}  " for line in paying_lines(record)),
+        *_precision(record),
         *_figures(record),
         _parity(record),
         _artifact(record),
@@ -106,6 +111,11 @@ def _latency_rows(record: RunRecord) -> Iterable[tuple[str, ...]]:
 def _figures(record: RunRecord) -> Iterable[str]:
     for one in figure_tables(record):
         yield f"**{escape(one.title)}**\n\n{table(one.head, one.rows, one.numbers)}"
+
+
+def _precision(record: RunRecord) -> Iterable[str]:
+    for line, one in zip(precision_lines(record), precision_tables(record, LAYERS), strict=True):
+        yield f"{escape(line, 400)}\n\n{table(one.head, one.rows, one.numbers)}"
 
 
 def _parity(record: RunRecord) -> str:

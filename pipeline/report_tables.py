@@ -8,6 +8,8 @@ from .plots import step_latency_text
 from .record import ArtifactRow, Figure, LatencyRow, RunRecord
 from .report_figures import Table, figure_tables
 from .report_numbers import NONE, count, duration, figure_text, percent, percentile_name, settings_text, shorten, size
+from .report_paying import paying_tables
+from .report_precision import precision_tables
 
 
 def tables_of(record: RunRecord) -> list[Table]:
@@ -19,6 +21,8 @@ def tables_of(record: RunRecord) -> list[Table]:
         _parity(record),
         _latency(record.latency),
         _comparisons(record),
+        *paying_tables(record),
+        *precision_tables(record),
         *figure_tables(record),
     ]
 
@@ -27,7 +31,7 @@ def _steps(record: RunRecord) -> Table:
     head = ("Step", "Settings", "Parameters", "MACs", "File", "Accuracy", "Latency p50", "Took", "Facts")
     rows = [
         (
-            step.name,
+            name,
             settings_text(step.settings),
             count(step.params),
             count(step.macs),
@@ -37,7 +41,10 @@ def _steps(record: RunRecord) -> Table:
             duration(step.seconds),
             settings_text(step.facts),
         )
-        for step in record.steps
+        for name, step in (
+            *((step.name, step) for step in record.steps),
+            *((f"{step.name} (dropped)", step) for step in record.dropped),
+        )
     ]
     return Table("Steps", head, rows, frozenset(range(2, 8)), "Every figure is of that step's own exported file.")
 

@@ -24,6 +24,8 @@ from .report_numbers import (
     significant,
     size,
 )
+from .report_paying import paying_lines
+from .report_precision import precision_lines, precision_plots
 from .report_tables import tables_of
 from .report_text import (
     baseline_names,
@@ -74,6 +76,7 @@ def view(record: RunRecord) -> dict[str, Any]:
         "ships": [_ship(row) for row in record.artifacts if row.ships],
         "latency_plots": [Markup(svg) for svg in _latency_plots(record)],
         "step_plots": [Markup(svg) for svg in step_panels(record.steps)],
+        "precision_plots": [Markup(svg) for svg in precision_plots(record)],
         "layer_plots": [Markup(svg) for svg in layer_plots(record)],
         "tables": [table for table in tables_of(record) if table.rows],
         "sections": _sections(record),
@@ -170,4 +173,5 @@ def _recipe(record: RunRecord) -> str:
 
 
 def _notes(record: RunRecord) -> list[str]:
-    return [*record.notes, *(f"{row.name}: {note}" for row in record.artifacts for note in row.notes if not row.ships)]
+    others = [f"{row.name}: {note}" for row in record.artifacts for note in row.notes if not row.ships]
+    return [*precision_lines(record), *paying_lines(record), *record.notes, *others]

@@ -19,6 +19,7 @@ from ..export.score import score
 from ..models.data import Dataset
 from ..models.errors import BadInput
 from ..models.model import Model
+from ..models.schemes import QUANTIZED
 from ..models.sources import load
 from ..models.summary import summarize
 from ..profile.environment import comparison_key, environment
@@ -36,6 +37,8 @@ from .user_files import model_hashes
 
 PARITY_EXAMPLES = 256
 CAPTURE = "capture"
+LAYERS = "-layers"
+"""What ends the name of the stage that chooses the layers of a pass."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +125,11 @@ def export_stage(
     store: Store, recipe: Recipe, step: Stage, precision: Precision, target: Target, data: Dataset | None = None
 ) -> Stage:
     """Write one step's model as ONNX; data tells its input and classes, and which values low precisions cannot hold."""
-    part = recipe.export.onnx
+    part, label = recipe.export.onnx, step.name.removesuffix(LAYERS)
     batch = None if part.dynamic_batch else recipe.profile.batch
-    notes = notes_of(data, led_to(recipe, step.name)) if data else Notes(led_to(recipe, step.name))
+    notes = notes_of(data, led_to(recipe, label)) if data else Notes(led_to(recipe, label))
     settings = OnnxSettings(keep_fp32=part.keep_fp32, notes=notes)
-    shown = data if precision not in ("fp32", "int8") else None
+    shown = data if precision not in ("fp32", *QUANTIZED) else None
 
     def make(folder: Path) -> Facts:
         model = recall(store, step)
@@ -135,8 +138,7 @@ def export_stage(
         artifact = fix_batch(artifact, model, batch) if batch else artifact
         return artifact.to_dict() | {"path": artifact.path.name}
 
-    label = "baseline" if step.name == CAPTURE else step.name
-    name = f"export-{label}" + ("-tensorrt" if target == "tensorrt" else "")
+    name = f"export-{'baseline' if label == CAPTURE else label}" + ("-tensorrt" if target == "tensorrt" else "")
     inputs = {
         "step": step.key, "precision": precision, "target": target, "opset": part.opset, "batch": batch,
         "keep_fp32": part.keep_fp32, "notes": asdict(notes), "data": shown.fingerprint if shown else None,

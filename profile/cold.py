@@ -20,7 +20,9 @@ import numpy as np
 
 from .affinity import bound
 from .child import MODULE_FLAGS, REPLY, run_to_end
-from .environment import busy_before, environment
+from .device_state import summary
+from .device_watch import open_watch
+from .environment import busy_note, environment
 from .errors import BadPlan, ProfileError
 from .memory import INPUTS, REQUEST
 from .opening import sha256_of, target_file
@@ -151,13 +153,18 @@ def cold_start(  # noqa: PLR0913 (what is started, how, and how often: each is a
     plan = plan or Plan()
     path = _check(target, runtime, inputs)
     _check_settings(repeats, budget_s, timeout_s, drop_cache)
-    with bound(plan), tempfile.TemporaryDirectory(prefix="cold-start-") as name:
+    with (
+        bound(plan),
+        open_watch("cpu", plan.threads, plan.affinity) as watch,
+        tempfile.TemporaryDirectory(prefix="cold-start-") as name,
+    ):
         where, folder = environment(), Path(name)
         request = {"target": str(path.absolute()), "runtime": runtime, "plan": asdict(plan)}
         (folder / REQUEST).write_text(json.dumps(request), encoding="utf-8")
         if inputs is not None:
             np.savez(folder / INPUTS, **dict(inputs))
         seen = _starts(partial(_start, files_of(path), folder, timeout_s, drop_cache), repeats, budget_s, report)
+        watch.disturbance()
     failed = seen[-1][1]
     found = ColdStart(
         name=path.name,
@@ -172,7 +179,7 @@ def cold_start(  # noqa: PLR0913 (what is started, how, and how often: each is a
         stop_reason="failed" if failed else "repeats" if len(seen) == repeats else "budget",
         failed=failed,
     )
-    return replace(found, notes=_notes(found, repeats, budget_s))
+    return replace(found, notes=_notes(found, repeats, budget_s, summary(watch.spans).get("foreign_cores")))
 
 
 def first_is_slow(totals_ns: Sequence[int]) -> bool:
@@ -280,13 +287,13 @@ def _check_settings(repeats: int, budget_s: float, timeout_s: float, drop_cache:
         raise BadPlan(f"cold_start: got drop_cache on {sys.platform}; files can be evicted on Linux alone")
 
 
-def _notes(found: ColdStart, repeats: int, budget_s: float) -> tuple[str, ...]:
+def _notes(found: ColdStart, repeats: int, budget_s: float, foreign: float | None) -> tuple[str, ...]:
     totals = [start.total_ns for start in found.starts if start.total_ns is not None]
     left, count = max(start.cached_share or 0.0 for start in found.starts), len(found.starts)
     slow = "the first start took far longer than the others: libraries may not have been in the page cache then"
     notes = {
         f"the budget of {budget_s:g} s ended it after {count} of {repeats} starts": found.stop_reason == "budget",
-        **busy_before(found.environment),
+        **busy_note(foreign, found.environment),
         slow: first_is_slow(totals),
         f"up to {left:.0%} of the file was in the page cache all the same": found.page_cache == EVICTED and left > 0,
         "Python and the runtime's libraries were in the page cache, as after any earlier start": True,

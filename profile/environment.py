@@ -59,10 +59,19 @@ def comparison_key(environment: Mapping[str, Any]) -> dict[str, Any]:
     return facts | {f"{name} version": versions.get(name) for name in _COMPARED_VERSIONS}
 
 
-def busy_before(environment: Mapping[str, Any]) -> dict[str, bool]:
-    """Return the note on a machine that had work to do already, and whether it holds."""
-    load, cores = (environment["load_average"] or [0.0])[0], environment["usable_cores"] or 1
-    return {f"the machine was busy before: load {load:.1f} on {cores} usable cores": load > cores / 2}
+def busy_note(foreign: float | None, environment: Mapping[str, Any]) -> dict[str, bool]:
+    """Return the note on a machine that had other work to do, and whether it holds.
+
+    Args:
+        foreign: how many cores other processes kept busy, as a watch saw it; None where the system does not tell: then
+            the load average decides, in which this process's own work of the last minute is too.
+        environment: as `environment` gives it.
+    """
+    cores = environment["usable_cores"] or 1
+    if foreign is None:
+        load = (environment["load_average"] or [0.0])[0]
+        return {f"the machine was busy before: load {load:.1f} on {cores} usable cores": load > cores / 2}
+    return {f"other processes kept {foreign:.1f} of {cores} usable cores busy": foreign > cores / 4}
 
 
 def cpu_model(cpuinfo: str) -> str | None:

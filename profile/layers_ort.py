@@ -13,6 +13,7 @@ from .errors import BadPlan, ProfileError
 from .layer_profile import Found, Seen
 from .layer_runs import sample_runs, warm_up
 from .ort_binding import feeds_of, on_device, on_host
+from .ort_faults import refuse_crash
 from .ort_graph import Graph, Node, facts, match, operation, read_graph
 from .ort_modules import module_of, producers
 from .ort_session import CPU, CUDA, Device, import_ort, session_options
@@ -24,7 +25,8 @@ from .sampling import Turn, collector_off
 WARM_RUNS = 10
 """Runs with the profiler before the first that counts; each is in its trace, so that they are few."""
 
-_GRAPH = "optimized.onnx"
+GRAPH = "optimized.onnx"
+"""The graph that ONNX Runtime runs, in the folder of a session that traces."""
 
 
 def profile_file(runner: Runner, target: Any, inputs: Any, runs: int) -> Found:
@@ -42,29 +44,36 @@ def profile_file(runner: Runner, target: Any, inputs: Any, runs: int) -> Found:
     """
     device, plan = CUDA if runner.runtime == CUDA.runtime else CPU, runner.plan
     with tempfile.TemporaryDirectory(prefix="layers-") as name:
-        session = _profiling(Path(target), device, plan, Path(name))
-        plain, whole = _sample(runner, _prepared(session, device, plan, inputs), runs)
+        session = profiling_session(Path(target), device, plan, Path(name))
+        plain, whole = _sample(runner, prepared(session, device, plan, inputs), runs)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-        graph, origin = read_graph(Path(name) / _GRAPH), read_graph(Path(target))
+        graph, origin = read_graph(Path(name) / GRAPH), read_graph(Path(target))
     kept = _timed(list(inferences(events)), runs, plan.settle_runs, runner.name)
     _check_device(kept[0], runner.name)
     notes = () if graph is not None else ("the onnx package is not installed, so that costs are not counted",)
     return Found(_seen(kept, graph, origin), plain, whole, notes)
 
 
-def _profiling(path: Path, device: Device, plan: Plan, folder: Path) -> Any:
+def profiling_session(path: Path, device: Device, plan: Plan, folder: Path) -> Any:
+    """Open a session that traces each run, and writes its optimized graph to `optimized.onnx` in the folder.
+
+    Raises:
+        BadPlan: ONNX Runtime cannot load the file.
+    """
     ort = import_ort(device)
+    refuse_crash(ort, path, device)
     options = session_options(ort, device, plan)
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "trace")
-    options.optimized_model_filepath = str(folder / _GRAPH)
+    options.optimized_model_filepath = str(folder / GRAPH)
     try:
         return ort.InferenceSession(str(path), options, providers=list(device.providers))
     except Exception as fault:
         raise BadPlan(f"{path}: ONNX Runtime {ort.__version__} cannot profile it: {fault}") from fault
 
 
-def _prepared(session: Any, device: Device, plan: Plan, inputs: Any) -> Callable[[], Any]:
+def prepared(session: Any, device: Device, plan: Plan, inputs: Any) -> Callable[[], Any]:
+    """Return one inference as a call, its inputs in place; random ones if None."""
     ort, feeds = import_ort(device), feeds_of(session, plan, inputs, device.runtime)
     return on_device(ort, session, feeds, plan) if device.on_gpu else on_host(ort, session, feeds)
 

@@ -13,7 +13,7 @@ from typing import Any
 from .affinity import bound
 from .device_state import summary
 from .device_watch import open_watch
-from .environment import busy_before, cpu_ticks, environment, steal_share
+from .environment import busy_note, cpu_ticks, environment, steal_share
 from .errors import BadPlan
 from .plan import Plan
 from .runners import HasDeviceClock, Inputs, Runner, Target, on_gpu, open_runner
@@ -197,8 +197,11 @@ def measure_all(
         device = "cuda" if any(map(on_gpu, runners)) else "cpu"
         watch = stack.enter_context(open_watch(device, plan.threads, plan.affinity))
         seen = interleave(runners, plan, report, questions=questions, watch=watch)
-        state = {"device_state": summary(watch.spans)} | ({"device_unseen": watch.absent} if watch.absent else {})
-        return tuple(replace(one, details=one.details | state) for one in seen)
+        looked = summary(watch.spans)
+        busy = busy_note(looked.get("foreign_cores"), seen[0].environment)
+        state = {"device_state": looked} | ({"device_unseen": watch.absent} if watch.absent else {})
+        notes = [text for text, holds in busy.items() if holds]
+        return tuple(replace(one, details=one.details | state, notes=(*one.notes, *notes)) for one in seen)
 
 
 def interleave(
@@ -291,7 +294,6 @@ def _notes(warm: Sampled, seen: Sampled, plan: Plan, where: dict[str, Any], stea
         f"{seen.endured} disturbed windows were kept, since a quarter of the budget had gone to such: "
         "these are times of a busy machine": seen.endured > 0,
         f"{plan.threads} threads were asked for on {cores} usable cores": plan.threads > cores,
-        **busy_before(where),
         f"the hypervisor withheld {steal:.1%} of processor time while sampling": steal > _STEAL_NOTED,
     }
     return tuple(text for text, holds in found.items() if holds)

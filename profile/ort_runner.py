@@ -11,6 +11,7 @@ from .errors import BadPlan, ProfileError
 from .inputs import Array
 from .opening import closed, refuse_cuda_graph, sha256_of, target_file, transfers_on_cpu, transfers_on_gpu
 from .ort_binding import feeds_of, on_device, on_host
+from .ort_faults import refuse_crash
 from .ort_session import Device, check_placement, import_ort, open_session, placement, tells_placement
 from .plan import Plan
 
@@ -39,6 +40,7 @@ class OrtRunner:
         if not device.on_gpu:
             refuse_cuda_graph(plan, device.runtime)
         ort = import_ort(device)
+        refuse_crash(ort, path, device)
         self._session: Any = open_session(ort, path, device, plan)
         feeds = feeds_of(self._session, plan, inputs, str(path))
         self.details: dict[str, Any] = _details(ort, self._session, plan, feeds)

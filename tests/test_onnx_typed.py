@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from torch import Tensor, nn
 from shipworthy.export.artifact import OnnxArtifact
 from shipworthy.export.onnx_file import OnnxSettings, to_onnx
 from shipworthy.export.onnx_graph import OnnxGraph, read_graph
-from shipworthy.export.onnx_rewrites import lower_case_einsums
+from shipworthy.export.onnx_rewrites import lower_case_einsums, transposes_after_products
 from shipworthy.export.rounding import run, with_roundings
+from shipworthy.export.session import OnnxSession
 from shipworthy.export.typed import value_types
 from shipworthy.export.typed_nodes import SENSITIVE
 from shipworthy.models.errors import BadInput
@@ -207,6 +210,58 @@ def test_labels_of_sums_are_written_small() -> None:
     assert equation.islower()
     value = np.random.default_rng(0).random((2, 3, 3))
     np.testing.assert_array_equal(np.einsum(equation, value), np.einsum("aBb->Bba", value))
+
+
+class _Sequence(nn.Module):
+    """A projection of tokens that come with the batch second, as inside torch's attention, and one without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.inner, self.outer = nn.LayerNorm(8), nn.Linear(8, 24), nn.Linear(8, 3, bias=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both projections of `(batch, 5, 8)`."""
+        y = self.norm(x).transpose(0, 1)
+        return self.inner(y).relu().transpose(0, 1), self.outer(y).relu().transpose(0, 1)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "mixed"])
+def test_a_file_of_attention_opens_on_cpus(precision: Any, tmp_path: Path) -> None:
+    """No product of a low file reads what its batch was moved in: ONNX Runtime dies of that on an x86 CPU.
+
+    The file is opened as others would open it, in a process of its own; the same fp32 file written low has the fault.
+    """
+    torch.manual_seed(0)
+    module, x = _Sequence().eval(), torch.randn(3, 5, 8)
+    model = capture(module, (x[:2],))
+    file = to_onnx(model, tmp_path / "m.onnx", precision)
+    opened = "import sys, onnxruntime; onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])"
+    subprocess.run([sys.executable, "-c", opened, str(file.path)], check=True)
+    found = OnnxSession(file.path).run({model.inputs[0].name: x.numpy()})
+    for one, wanted in zip(found, module(x), strict=True):
+        np.testing.assert_allclose(one, wanted.detach().numpy(), rtol=0, atol=4e-3)
+    graph = onnx.load(file.path).graph
+    moved = {node.output[0] for node in graph.node if node.op_type == "Transpose"}
+    assert not moved & {name for node in graph.node if node.op_type == "MatMul" for name in node.input}
+
+
+def test_a_transposition_that_others_read_is_kept() -> None:
+    """Of a value that goes into a product and into a branch, the branch still has its transposition."""
+    make = onnx.helper.make_node
+    inner = onnx.helper.make_graph(
+        [make("Neg", ["t"], ["n"])], "i", [], [onnx.helper.make_empty_tensor_value_info("n")]
+    )
+    nodes = [
+        make("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        make("MatMul", ["t", "w"], ["y"]),
+        make("If", ["c"], ["z"], then_branch=inner, else_branch=inner),
+    ]
+    weight = onnx.numpy_helper.from_array(np.eye(2, dtype=np.float32), "w")
+    outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in "yz"]
+    graph = onnx.helper.make_graph(nodes, "g", [], outputs, [weight])
+    transposes_after_products(graph)
+    assert [node.op_type for node in graph.node] == ["Transpose", "MatMul", "Transpose", "If"]
+    assert graph.node[1].input[0] == "x"
 
 
 def test_a_typed_file_is_the_same_each_time(tmp_path: Path) -> None:

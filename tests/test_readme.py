@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 RECIPES, COMMANDS = ROOT / "docs" / "recipe.md", ROOT / "docs" / "command-line.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "models/assets").glob("*.md")])
-VERBS = ("build", "inspect", "export", "engine", "profile", "compare", "parity", "doctor")
+VERBS = ("build", "inspect", "export", "quantize", "engine", "profile", "compare", "parity", "doctor")
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from shipworthy.profile.environment import (
+    busy_note,
     comparison_key,
     cpu_model,
     cpu_ticks,
@@ -58,3 +59,12 @@ def test_steal() -> None:
     assert steal_share((1000, 10), (1000, 10)) == 0.0
     ticks = cpu_ticks()
     assert ticks is None or ticks[0] > ticks[1] >= 0
+
+
+def test_a_machine_is_busy_by_the_work_of_others_not_by_our_own() -> None:
+    """The load average is asked only where the system tells nothing better."""
+    here = {"load_average": [1.9, 1.0, 1.0], "usable_cores": 2}
+    assert True not in busy_note(0.0, here).values()  # what was just trained here raised the load average
+    assert busy_note(0.8, here) == {"other processes kept 0.8 of 2 usable cores busy": True}
+    assert busy_note(None, here) == {"the machine was busy before: load 1.9 on 2 usable cores": True}
+    assert True not in busy_note(None, here | {"load_average": None}).values()
