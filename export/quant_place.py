@@ -15,6 +15,7 @@ from .artifact import Target
 from .quant_grid import WEIGHT_BITS, Grid, Range, grid_of, weight_scales, whole_weights
 from .quant_plan import QuantPlan, Wiring, clamp_limits, inner_names
 from .quant_rules import CLAMPS
+from .quant_stem import stems_in_blocks
 
 Array = NDArray[Any]
 
@@ -48,7 +49,8 @@ def place(proto: ModelProto, wiring: Wiring, plan: QuantPlan, grids: Grids, targ
         grids: a range for each tensor of the plan that is observed.
         target: whose grids they are.
     """
-    return _Placer(proto, wiring, plan, grids, target).result()
+    made = _Placer(proto, wiring, plan, grids, target).result()
+    return stems_in_blocks(made) if target == "cpu" else made
 
 
 def weight_axis(node: NodeProto, rank: int) -> int | None:
