@@ -151,7 +151,7 @@ def settings_of(quantization: Quantization) -> Int8Settings:
 
 def in_parts(arrays: Mapping[str, Array]) -> Examples:
     """Return what gives arrays `(examples, ...)` in parts, as often as it is called."""
-    count = len(next(iter(arrays.values())))
+    count = min(map(len, arrays.values()))
     return lambda: ({name: array[part] for name, array in arrays.items()} for part in in_batches(count))
 
 
@@ -208,6 +208,15 @@ def _enough(examples: Examples) -> Iterator[Feeds]:
                 raise BadInput(f"calibration: input {name!r} holds NaN or infinity; take those examples out")
         count += next(iter(sizes.values()))
         yield feeds
+    check_count(count)
+
+
+def check_count(count: int) -> None:
+    """Refuse too few examples.
+
+    Raises:
+        BadInput: it is so.
+    """
     if count < LEAST_EXAMPLES:
         raise BadInput(
             f"calibration: got {count} example{'s' * (count != 1)}, wanted at least {LEAST_EXAMPLES}, better 128 to "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from os import PathLike, fspath
 from pathlib import Path
@@ -30,17 +30,19 @@ class NpzStream:
         path: the file.
         shapes: of each array.
         kinds: the type of each array.
+        read_as: types that arrays are given in; others as they are held.
     """
 
     path: Path
     shapes: Mapping[str, tuple[int, ...]]
     kinds: Mapping[str, np.dtype[Any]]
+    read_as: Mapping[str, np.dtype[Any]] = field(default_factory=dict)
 
     def __call__(self) -> Iterator[dict[str, Array]]:
         """Yield all examples, few at a time, in order.
 
         Raises:
-            BadInput: the file is cut off.
+            BadInput: the file is cut off, or an integer does not fit into the type that it is to be given in.
         """
         rows = {name: max(1, prod(shape[1:])) * self.kinds[name].itemsize for name, shape in self.shapes.items()}
         size = max(1, int(_CHUNK_BYTES // sum(rows.values())))
@@ -62,7 +64,8 @@ class NpzStream:
             raise BadInput(f"{self.path}: array {name!r} is damaged: {fault}") from fault
         if len(found) != wanted:
             raise BadInput(f"{self.path}: array {name!r} is cut off: got {len(found)} bytes of {wanted}")
-        return np.frombuffer(found, kind).reshape(shape)
+        held = np.frombuffer(found, kind).reshape(shape)
+        return in_kind(held, self.read_as.get(name, kind), f"{self.path}: array {name!r}")
 
 
 def open_npz(path: str | PathLike[str]) -> NpzStream:
@@ -93,6 +96,21 @@ def open_npz(path: str | PathLike[str]) -> NpzStream:
     if len(set(counts.values())) != 1:
         raise BadInput(f"{path}: wanted equally many examples in every array, got {counts or 'no array'}")
     return NpzStream(path, {n: shape for n, (shape, _, _) in heads.items()}, {n: kind for n, (_, _, kind) in heads.items()})  # fmt: skip # noqa: E501
+
+
+def in_kind(array: Array, kind: np.dtype[Any], where: str) -> Array:
+    """Return an array in another type of the same sort, as it is if it has that one.
+
+    Raises:
+        BadInput: an integer of it is too large for the type; `where` says of which array.
+    """
+    if array.dtype == kind:
+        return array
+    with np.errstate(over="ignore"):
+        made = array.astype(kind)
+    if kind.kind in "iu" and (made != array).any():
+        raise BadInput(f"{where} holds integers from {array.min()} to {array.max()}, too large for {kind}")
+    return made
 
 
 def _header(opened: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

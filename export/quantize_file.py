@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto, StringStringEntryProto
 
 from ..models.errors import BadInput, ToolFailed
 from ..models.schemes import Scheme, precision_of
 from .artifact import Target
-from .int8 import Int8Settings
-from .npz_stream import NpzStream, open_npz
+from .calibration_examples import Calibration, count_of, fitting
+from .int8 import Int8Settings, in_parts
 from .onnx_clean import check
 from .onnx_graph import OnnxGraph
 from .onnx_metadata import PREFIX
 from .onnx_read import openable, read_onnx
 from .onnx_store import store
 from .quant_schemes import quantized
-from .session import OnnxSession, in_batches
-
-Array = NDArray[Any]
-Calibration = str | PathLike[str] | Mapping[str, Array] | NpzStream
-"""Examples by input, batch first: an .npz file, which is read in parts, or arrays."""
+from .session import OnnxSession
 
 
 @dataclass(frozen=True)
@@ -91,7 +85,9 @@ def quantize_onnx(
     source, path = Path(fspath(source)), Path(fspath(path))
     given = openable(source)
     session = OnnxSession(source)
-    feeds, count = (None, 0) if calibration is None else _examples(calibration, session)
+    held = None if calibration is None else fitting(calibration, session)
+    feeds = in_parts(held) if isinstance(held, Mapping) else held
+    count = 0 if held is None else count_of(held)
     if path.resolve() == source.resolve():
         raise BadInput(f"{path}: is the file to quantize; give the new one another name")
     before = source.stat().st_size + sum(one.stat().st_size for one in _beside(given, source))
@@ -120,35 +116,3 @@ def _note(proto: ModelProto, target: Target, scheme: Scheme) -> None:
     held |= {f"{PREFIX}precision": precision_of(scheme), f"{PREFIX}scheme": scheme, f"{PREFIX}target": target}
     del proto.metadata_props[:]
     proto.metadata_props.extend(StringStringEntryProto(key=key, value=held[key]) for key in sorted(held))
-
-
-def _examples(given: Calibration, session: OnnxSession) -> tuple[Callable[[], Iterator[dict[str, Array]]], int]:
-    """Return what gives the examples, and their number.
-
-    Raises:
-        BadInput: they do not fit the file's inputs.
-    """
-    arrays: NpzStream | dict[str, Array]
-    if isinstance(given, Mapping):
-        arrays = {name: np.asarray(x) for name, x in given.items()}
-    else:
-        arrays = given if isinstance(given, NpzStream) else open_npz(given)
-    shapes = arrays.shapes if isinstance(arrays, NpzStream) else {name: x.shape for name, x in arrays.items()}
-    wanted = {name: shape for name, (_, shape) in session.inputs.items()}
-    if set(shapes) != set(wanted):
-        raise BadInput(f"calibration: got arrays {sorted(shapes)}, the file takes {sorted(wanted)}; name them alike")
-    for name, shape in shapes.items():
-        if not _fits(shape, wanted[name]):
-            raise BadInput(
-                f"calibration: {name!r} has the shape {tuple(shape)}, the file takes {tuple(wanted[name])}; give one "
-                "row for each example"
-            )
-    count = min(shape[0] if shape else 0 for shape in shapes.values())
-    if isinstance(arrays, NpzStream):
-        return arrays, count
-    return lambda: ({name: x[part] for name, x in arrays.items()} for part in in_batches(count)), count
-
-
-def _fits(shape: tuple[int, ...], wanted: tuple[Any, ...]) -> bool:
-    sizes = zip(shape[1:], wanted[1:], strict=False)
-    return len(shape) == len(wanted) and all(not isinstance(want, int) or size == want for size, want in sizes)

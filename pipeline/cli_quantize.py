@@ -115,9 +115,11 @@ def quantize(  # noqa: PLR0913 (the parameters of a command are its options)
         raise BadInput(f"{output}: wanted a name that ends in .onnx")
     if max_drop is not None and (calibration is None or scheme is not Scheme.INT8):
         raise BadInput("--max-drop is for scheme int8 with --calibration; leave it out")
+    from ..export.calibration_examples import fitting
     from ..export.int8 import Int8Settings
     from ..export.npz_stream import open_npz
     from ..export.quantize_file import quantize_onnx
+    from ..export.session import OnnxSession
     from .cli_progress import showing
     from .layer_judge import Judging
     from .quantizing import choose_layers, without_labels
@@ -127,6 +129,7 @@ def quantize(  # noqa: PLR0913 (the parameters of a command are its options)
         method.value, keep, weight_bits, weights_by_error, equalize, correct_bias, smooth, scheme.value
     )
     given, right = without_labels(open_npz(calibration), labels) if calibration else (None, None)
+    given = fitting(given, OnnxSession(onnx)) if given else None
     found, seen, unseen = None, None, ""
     with showing() as progress:
         if max_drop is not None and given is not None:

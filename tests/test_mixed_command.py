@@ -52,6 +52,24 @@ def plain(tmp_path: Path, base: list[object]) -> list[object]:
     return base
 
 
+@pytest.mark.parametrize(
+    ("examples", "words"), [(noise(9), "got 9 examples"), (noise(20).astype(np.int32), "holds int32")]
+)
+def test_calibration_is_looked_at_before_the_search(
+    examples: Any, words: str, plain: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot calibrate is refused before minutes are spent, and in numbers of another width it works."""
+    np.savez(tmp_path / "d.npz", x=examples)
+    with monkeypatch.context() as patched:
+        patched.delattr(quantizing, "search")
+        shown = _run(*plain, "--max-drop", 5)
+    assert shown.exit_code == 2
+    assert words in " ".join(shown.output.split())
+    assert not (tmp_path / "b.onnx").exists()
+    np.savez(tmp_path / "d.npz", x=noise(200, seed=5).astype(np.float64))
+    assert _run(*plain, "--max-drop", 5).exit_code == 0
+
+
 def test_the_terminal_lists_the_layers(plain: list[object]) -> None:
     """What it came to stands above the layers, those that cost most first; all are in the data."""
     shown = _run(*plain, "--max-drop", 5)

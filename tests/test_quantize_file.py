@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from onnx import ModelProto, TensorProto, helper
 from typer.testing import CliRunner
 
 from shipworthy.export.int8 import Int8Settings
+from shipworthy.export.npz_stream import in_kind, open_npz
 from shipworthy.export.quantize_file import quantize_onnx
 from shipworthy.models.errors import BadInput
 from shipworthy.pipeline.cli import app
@@ -98,6 +100,29 @@ def test_the_same_bytes_from_arrays_and_from_a_file(tmp_path: Path) -> None:
     assert len({one.sha256 for one in made}) == 1
 
 
+def test_numbers_of_another_width_are_converted(tmp_path: Path) -> None:
+    """Doubles, from memory or from a file, give the file that the same numbers in single precision give."""
+    source, x = save(tmp_path / "a.onnx", _plain()), noise()
+    wide = x.astype(np.float64)
+    np.savez(tmp_path / "d.npz", x=wide)
+    sources: list[Any] = [{"x": x}, {"x": wide}, tmp_path / "d.npz"]
+    made = [quantize_onnx(source, tmp_path / f"{place}.onnx", given) for place, given in enumerate(sources)]
+    assert len({one.sha256 for one in made}) == 1
+
+
+def test_integers_are_not_wrapped_around(tmp_path: Path) -> None:
+    """A token that fits converts; one that is too large for the file's type is named, from a file too."""
+    held = {"x": np.array([[1], [2**40]], np.int64)}
+    np.savez(tmp_path / "d.npz", x=held["x"])
+    narrow = np.dtype(np.int32)
+    assert in_kind(held["x"][:1], narrow, "here").dtype == narrow
+    with pytest.raises(BadInput, match="here holds integers from 1 to 1099511627776, too large for int32"):
+        in_kind(held["x"], narrow, "here")
+    stream = replace(open_npz(tmp_path / "d.npz"), read_as={"x": narrow})
+    with pytest.raises(BadInput, match="array 'x' holds integers"):
+        list(stream())
+
+
 def _nan() -> dict[str, Any]:
     x = noise()
     x[3, 0, 0, 0] = np.nan
@@ -112,7 +137,7 @@ BAD: dict[str, tuple[ModelProto, dict[str, Any], str]] = {
     "few": (_plain(), {"x": noise(9)}, "got 9 examples, wanted at least 16, better 128"),
     "none": (_plain(), {"x": noise(0)}, "got 0 examples"),
     "nan": (_plain(), _nan(), "input 'x' holds NaN or infinity"),
-    "doubles": (_plain(), {"x": noise().astype(np.float64)}, r"do not fit the model's inputs.*tensor\(double\)"),
+    "bytes": (_plain(), {"x": noise().astype(np.uint8)}, "'x' holds uint8, the file takes float32; convert it as"),
     "nothing": (NOTHING, {"x": noise()}, "nothing to quantize"),
     "half": (_half(), {"x": noise(32, (2,)).astype(np.float16)}, "half precision; quantize the fp32 file"),
 }
