@@ -26,6 +26,11 @@ class Precision(StrEnum):
     BF16 = "bf16"
     MIXED = "mixed"
     INT8 = "int8"
+    INT8_WEIGHTS = "int8-weights"
+    INT4_WEIGHTS = "int4-weights"
+
+
+_LOW = (Precision.FP16, Precision.BF16, Precision.MIXED)
 
 
 class Target(StrEnum):
@@ -53,7 +58,11 @@ def export(  # noqa: PLR0913 (the parameters of a command are its options)
     source: Source,
     output: Output,
     precision: Annotated[
-        Precision, typer.Option(help="mixed is fp16 with delicate operators in fp32; int8 needs --data.")
+        Precision,
+        typer.Option(
+            help="mixed is fp16 with delicate operators in fp32; int8 needs --data; int8-weights and int4-weights "
+            "are of large linear layers alone."
+        ),
     ] = Precision.FP32,
     target: Annotated[Target, typer.Option(help="What an int8 file is for, and what must read it.")] = Target.CPU,
     opset: Opset = None,
@@ -69,7 +78,7 @@ def export(  # noqa: PLR0913 (the parameters of a command are its options)
     """Write a model as a typed ONNX file."""
     if precision is Precision.INT8 and data is None:
         raise BadInput("--precision int8 needs examples to calibrate with; add --data SOURCE")
-    if precision in (Precision.FP32, Precision.INT8) and (keep_fp32 or low_io):
+    if precision not in _LOW and (keep_fp32 or low_io):
         raise BadInput(
             f"--keep-fp32 and --low-io are for fp16, bf16 and mixed, not for {precision.value}; leave them out"
         )
@@ -87,7 +96,8 @@ def export(  # noqa: PLR0913 (the parameters of a command are its options)
     held = f"fp32    {len(made.fp32_nodes)} nodes: {first_few(made.fp32_nodes)}"
     lines = [
         written(made),
-        f"opset   {made.opset}, {made.precision}" + (f" for {made.target}" if precision is Precision.INT8 else ""),
+        f"opset   {made.opset}, {made.precision}"
+        + (f" for {made.target}" if precision not in (*_LOW, Precision.FP32) else ""),
         *([held] if made.fp32_nodes else []),
         *(f"input   {spec_text(spec)}" for spec in made.inputs),
         *(f"output  {spec_text(spec)}" for spec in made.outputs),
@@ -129,7 +139,7 @@ def _written(model: Model, output: Path, asked: _Asked) -> OnnxArtifact:
         from ..compress.quantize import Quantize
 
         model = Quantize(calibration=asked.calibration)(model, data=held).model
-    elif held and asked.precision is not Precision.FP32:
+    elif held and asked.precision in _LOW:
         examples, _ = held.batch(held.train, held.sample(EXAMPLES, 0))
     settings = OnnxSettings(asked.keep_fp32, not asked.low_io, notes=notes_of(held) if held else Notes())
     return to_onnx(model, output, asked.precision.value, asked.target.value, asked.opset, examples, settings)

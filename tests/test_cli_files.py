@@ -93,6 +93,20 @@ def test_inspect_counts_a_model() -> None:
     assert "[batch, 3, 64, 64]" in shown.stdout
 
 
+def test_export_of_weights_alone(tmp_path: Path) -> None:
+    """Large linear layers need no examples; what is for half precision is refused."""
+    (tmp_path / "net.py").write_text(
+        "import torch\ndef make():\n    return torch.nn.Linear(512, 256), (torch.zeros(2, 512),)\n"
+    )
+    source, path = f"{tmp_path / 'net.py'}:make", tmp_path / "m.onnx"
+    made = run("export", source, "-o", path, "--precision", "int4-weights", "--json")
+    assert made.exit_code == 0, made.output
+    assert json.loads(made.stdout)["precision"] == "int4-weights"
+    assert path.stat().st_size < 512 * 256
+    low = run("export", source, "-o", tmp_path / "l.onnx", "--precision", "int4-weights", "--low-io")
+    assert (low.exit_code, "not for int4-weights" in low.stderr) == (2, True)
+
+
 def test_export_then_parity(tmp_path: Path, small_onnx: Callable[..., Path]) -> None:
     """A file agrees with the model it was made from (0) and not with another (1); samples can be given."""
     (tmp_path / "net.py").write_text(
