@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..models.data import Dataset
 from ..models.model import Model
+from .attention_transfer import attention_map
 from .augment import flip_and_shift, mixup
 from .distill_loss import SoftTarget
 from .features import shown
@@ -63,6 +64,9 @@ def _fresh_batches(
             x, labels = _augmented(settings, data, indices, generator)
             with torch.no_grad():
                 scores, features = judge(laid_out(x, layout))
+            if settings.feature_distance == "attention":
+                named = zip(settings.features, features, strict=True)
+                features = tuple(attention_map(path, feature) for path, feature in named)
             yield x, SoftTarget(scores, labels, tuple(feature.half() for feature in features))
 
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor
+
+from .distances import DISTANCES, Pair
+
+if TYPE_CHECKING:
+    from .distill import DistanceName
 
 
 @dataclass(frozen=True)
@@ -26,14 +32,24 @@ class SoftTarget:
         return sum(t.nbytes for t in (self.scores, self.labels, *self.features))
 
 
-def soft_target_loss(scores: Tensor, target: SoftTarget, temperature: float, alpha: float) -> Tensor:
-    """Return `alpha * T^2 * KL(teacher / T || student / T) + (1 - alpha) * cross-entropy`, the mean over the batch.
+def soft_target_loss(
+    scores: Tensor, target: SoftTarget, temperature: float, alpha: float, distance: DistanceName = "kl",
+    beta: float = 8.0,
+) -> Tensor:  # fmt: skip
+    """Return `alpha * distance(teacher, student) + (1 - alpha) * cross-entropy`, the mean over the batch.
 
-    The factor T^2 keeps the two gradients in proportion whatever the temperature (Hinton et al. 2015, section 2).
+    Divergences carry a factor T^2, which keeps the two gradients in proportion whatever the temperature (Hinton et al.
+    2015, section 2).
+
+    Args:
+        scores: the student's, `(batch, classes)`.
+        target: what they should be.
+        temperature: scores are divided by it, both.
+        alpha: the teacher's weight, in 0 to 1.
+        distance: one of `distances.DISTANCES`.
+        beta: of `dkd`.
     """
-    student = F.log_softmax(scores / temperature, 1)
-    teacher = F.log_softmax(target.scores / temperature, 1)
-    soft = F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+    soft = DISTANCES[distance](Pair(scores, target.scores, target.labels, temperature, beta))
     if alpha == 1:
         return soft
     return alpha * soft + (1 - alpha) * F.cross_entropy(scores, target.labels)
