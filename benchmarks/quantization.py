@@ -126,7 +126,7 @@ def theirs(net: str, tools: Path, source: Path) -> tuple[dict[str, Path], list[A
 
     paths, absent = dict[str, Path](), list[Absent]()
     for made in quantize_with_all(tools, source, source.with_name(EXAMPLES), source.parent):
-        reason = unusable(made.path) if made.path else made.reason
+        reason = unusable(made.path, source.with_name(EXAMPLES)) if made.path else made.reason
         if made.path and not reason:
             paths[made.label] = made.path
         else:
@@ -134,15 +134,18 @@ def theirs(net: str, tools: Path, source: Path) -> tuple[dict[str, Path], list[A
     return paths, absent
 
 
-def unusable(path: Path) -> str:
-    """Return why ONNX Runtime cannot open a file, or nothing."""
+def unusable(path: Path, examples: Path) -> str:
+    """Return why ONNX Runtime cannot run a file on the first example, or nothing."""
+    import numpy as np
+
     from shipworthy.export.session import OnnxSession
     from shipworthy.models.errors import BadInput
 
     try:
-        OnnxSession(path)
+        with np.load(examples) as held:
+            OnnxSession(path).run({name: held[name][:1] for name in held.files})
     except BadInput as fault:
-        return str(fault).replace(str(path), "the file")
+        return str(fault.__cause__ or fault).splitlines()[0].replace(str(path), "the file")
     return ""
 
 

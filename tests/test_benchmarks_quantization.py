@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from shipworthy.benchmarks.quantization_tools import Call, Tool
 from shipworthy.benchmarks.quantization_tools_child import TOOLS, Job
 from shipworthy.export.npz_stream import open_npz
 from shipworthy.export.onnx_file import to_onnx
+from shipworthy.tests.foreign_files import save
+from shipworthy.tests.int8_nets import net, noise
 from shipworthy.tests.small_nets import captured
 
 CHILD = quantization_tools.CHILD
@@ -165,14 +168,20 @@ def test_a_file_that_there_is_none_of_is_a_row_with_its_reason() -> None:
     assert len(cells) == len(quantization.HEAD)
 
 
-def test_a_file_that_cannot_be_opened_is_told_without_its_folder(tmp_path: Path) -> None:
-    """What a tool wrote is opened before it is measured."""
+def test_a_file_that_cannot_run_is_told_without_its_folder(tmp_path: Path) -> None:
+    """What a tool wrote is opened and run once before it is measured."""
     made = to_onnx(captured("plain", torch.float32), tmp_path / "fp32.onnx")
-    assert quantization.unusable(made.path) == ""
+    examples = tmp_path / "examples.npz"
+    given: dict[str, Any] = {made.inputs[0].name: noise(2)}
+    np.savez(examples, **given)
+    assert quantization.unusable(made.path, examples) == ""
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no graph")
-    assert quantization.unusable(broken).startswith("the file: ")
-    assert str(tmp_path) not in quantization.unusable(broken)
+    assert quantization.unusable(broken, examples)
+    assert str(tmp_path) not in quantization.unusable(broken, examples)
+    odd = save(tmp_path / "odd.onnx", net("y = Reshape(x, s)", s=np.array([-1, 100])))
+    np.savez(examples, x=noise(2))
+    assert "Reshape" in quantization.unusable(odd, examples)
 
 
 def test_results_are_plain_data(tmp_path: Path) -> None:
