@@ -137,15 +137,16 @@ def theirs(net: str, tools: Path, source: Path) -> tuple[dict[str, Path], list[A
 def unusable(path: Path, examples: Path) -> str:
     """Return why ONNX Runtime cannot run a file on the first example, or nothing."""
     import numpy as np
+    import onnxruntime
 
-    from shipworthy.export.session import OnnxSession
-    from shipworthy.models.errors import BadInput
-
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
     try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         with np.load(examples) as held:
-            OnnxSession(path).run({name: held[name][:1] for name in held.files})
-    except BadInput as fault:
-        return str(fault.__cause__ or fault).splitlines()[0].replace(str(path), "the file")
+            session.run(None, {name: held[name][:1] for name in held.files})
+    except Exception as fault:
+        return str(fault).splitlines()[0].replace(str(path), "the file")
     return ""
 
 
