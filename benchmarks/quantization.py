@@ -186,7 +186,7 @@ def _drops(paths: dict[str, Path], data: Dataset) -> dict[str, tuple[float, floa
     scores = {label: score(path, data) for label, path in paths.items()}
     base = scores[FLOAT]
     found = {label: paired_drop(base.predictions, one.predictions, base.labels) for label, one in scores.items()}
-    return {label: (100 * drop.value, 100 * drop.low, 100 * drop.high) for label, drop in found.items()}
+    return {label: (drop.value, drop.low, drop.high) for label, drop in found.items()}
 
 
 def report(out: Path, rows: list[Row | Absent], *, quick: bool) -> None:

@@ -16,6 +16,9 @@ from shipworthy.benchmarks.quantization_tools import Call, Tool
 from shipworthy.benchmarks.quantization_tools_child import TOOLS, Job
 from shipworthy.export.npz_stream import open_npz
 from shipworthy.export.onnx_file import to_onnx
+from shipworthy.export.score import score
+from shipworthy.models.data import Dataset
+from shipworthy.models.model import Model
 from shipworthy.tests.foreign_files import save
 from shipworthy.tests.int8_nets import net, noise
 from shipworthy.tests.small_nets import captured
@@ -182,6 +185,17 @@ def test_a_file_that_cannot_run_is_told_without_its_folder(tmp_path: Path) -> No
     odd = save(tmp_path / "odd.onnx", net("y = Reshape(x, s)", s=np.array([-1, 100])))
     np.savez(examples, x=noise(2))
     assert "Reshape" in quantization.unusable(odd, examples)
+
+
+def test_drops_are_in_points(data: Dataset, teacher: Model, tmp_path: Path) -> None:
+    """A hundred times the difference of the shares that are right."""
+    kinds = {quantization.FLOAT: teacher, "untrained": captured("residual", torch.float32)}
+    paths = {name: to_onnx(model, tmp_path / f"{name}.onnx").path for name, model in kinds.items()}
+    right = {name: float((found.predictions == found.labels).mean())
+             for name, found in ((name, score(path, data)) for name, path in paths.items())}  # fmt: skip
+    value, low, high = quantization._drops(paths, data)["untrained"]
+    assert value == pytest.approx(100 * (right[quantization.FLOAT] - right["untrained"]))
+    assert 20 < low < value < high <= 100
 
 
 def test_results_are_plain_data(tmp_path: Path) -> None:
