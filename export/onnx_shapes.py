@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .onnx_trial import in_child
 
@@ -86,6 +86,13 @@ def constant_of(node: NodeProto) -> TensorProto | None:
     if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
         return None
     return next((one.t for one in node.attribute if one.name == "value" and one.HasField("t")), None)
+
+
+def attributes_of(node: NodeProto) -> dict[str, Any]:
+    """Return a node's attributes as plain values, by name."""
+    from onnx import helper
+
+    return {one.name: helper.get_attribute_value(one) for one in node.attribute}
 
 
 def _declared(dim: TensorShapeProto.Dimension) -> int | str | None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
+from .onnx_shapes import attributes_of
 from .quant_plan import Wiring
 
 Array = NDArray[Any]
@@ -137,7 +138,4 @@ def largest_by_input(node: NodeProto, weight: Array, channels: int) -> Array:
 
 def number(node: NodeProto, name: str, usual: float) -> float:
     """Return a number among a node's attributes, or the usual one."""
-    for held in node.attribute:
-        if held.name == name:
-            return float(held.f) if held.type == held.FLOAT else float(held.i)
-    return usual
+    return float(attributes_of(node).get(name, usual))

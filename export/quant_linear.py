@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ..models.errors import BadInput
+from .onnx_shapes import attributes_of
 from .quant_plan import Wiring, inner_names
 
 Array = NDArray[Any]
@@ -77,19 +78,15 @@ def linear_layers(wiring: Wiring, keep: Collection[str] = (), least: int = 1) ->
                 f"the weight {weight.name!r} of {node.op_type} {node.name!r} holds NaN or infinity, which no integers "
                 "stand for; repair the file, or keep the layer in floating point (keep_float)"
             )
-        turned = bool(_attributes(node).get("transB"))
+        turned = bool(attributes_of(node).get("transB"))
         found[node.name] = Linear(node, values.T if turned else values, turned)
     return found
 
 
 def _is_linear(node: NodeProto, weight: TensorProto, wiring: Wiring) -> bool:
-    held = _attributes(node)
+    held = attributes_of(node)
     plain = node.domain in ONNX and all(held.get(name, usual) == usual for name, usual in _PLAIN.items())
     return plain and len(weight.dims) == 2 and weight.name in wiring.floats and node.input[0] not in wiring.weights
-
-
-def _attributes(node: NodeProto) -> dict[str, Any]:
-    return {one.name: helper.get_attribute_value(one) for one in node.attribute}
 
 
 def kin(near: NodeProto, operator: str, inputs: Iterable[str], result: str, name: str = "", **attributes: Any) -> NodeProto:  # fmt: skip # noqa: E501
@@ -166,7 +163,7 @@ def _may_look_up(node: NodeProto, wiring: Wiring, keep: Collection[str]) -> bool
 def _is_lookup(node: NodeProto, keep: Collection[str]) -> bool:
     """Whether a node picks rows and may do so in integers."""
     plain = node.op_type == "Gather" and node.domain in ONNX and node.name not in keep
-    return plain and _attributes(node).get("axis", 0) == 0
+    return plain and attributes_of(node).get("axis", 0) == 0
 
 
 def _table(node: NodeProto, wiring: Wiring) -> Array:

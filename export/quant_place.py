@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from .artifact import Target
+from .onnx_shapes import attributes_of
 from .quant_grid import WEIGHT_BITS, Grid, Range, grid_of, weight_scales, whole_weights
 from .quant_plan import QuantPlan, Wiring, clamp_limits, inner_names
 from .quant_rules import CLAMPS
@@ -58,9 +59,9 @@ def weight_axis(node: NodeProto, rank: int) -> int | None:
     if node.op_type == "Conv":
         return 0
     if node.op_type == "ConvTranspose":
-        return 1 if _integer(node, "group", 1) == 1 else None
+        return 1 if attributes_of(node).get("group", 1) == 1 else None
     if node.op_type == "Gemm":
-        return 0 if _integer(node, "transB", 0) else 1
+        return 0 if attributes_of(node).get("transB", 0) else 1
     return 1 if rank == 2 else None
 
 
@@ -232,7 +233,3 @@ def _within(span: Range, low: float, high: float) -> Range:
     """
     half = (span.high - span.low) / 510
     return Range(low if span.low < low - half else span.low, high if span.high > high + half else span.high)
-
-
-def _integer(node: NodeProto, name: str, usual: int) -> int:
-    return next((int(a.i) for a in node.attribute if a.name == name), usual)

@@ -37,7 +37,8 @@ def prepared(proto: ModelProto) -> ModelProto:
     made.CopyFrom(proto)
     _lift(made)
     if opset_of(made) < LEAST_OPSET:
-        made = _converted(made)
+        made = in_opset(made, LEAST_OPSET, "int8", "scales by channel", "export the model anew with a later one")
+        _lift(made)
     if any(node.op_type == "BatchNormalization" for node in made.graph.node):
         made = _folded(made)
         _lift(made)
@@ -117,16 +118,27 @@ def _moved(node: NodeProto, tensor: TensorProto) -> TensorProto:
     return numpy_helper.from_array(np.ascontiguousarray(values), node.output[0])
 
 
-def _converted(proto: ModelProto) -> ModelProto:
+def in_opset(proto: ModelProto, opset: int, scheme: str, scales: str, remedy: str) -> ModelProto:
+    """Return the graph in a later operator set.
+
+    Args:
+        proto: the graph.
+        opset: that it is to have.
+        scheme: that wants it, for the message.
+        scales: what of the scheme it is that needs it.
+        remedy: what the user may do.
+
+    Raises:
+        BadInput: onnx cannot convert it.
+    """
     try:
-        made: ModelProto = version_converter.convert_version(proto, LEAST_OPSET)
+        made: ModelProto = version_converter.convert_version(proto, opset)
     except Exception as fault:
         said = next((line for line in str(fault).splitlines() if line.strip()), type(fault).__name__)
         raise BadInput(
-            f"int8: operator set {opset_of(proto)} cannot be brought to {LEAST_OPSET}, which scales by channel need: "
-            f"{said}; export the model anew with a later one"
+            f"{scheme}: operator set {opset_of(proto)} cannot be brought to {opset}, which {scales} need: {said}; "
+            f"{remedy}"
         ) from fault
-    _lift(made)
     return made
 
 

@@ -11,10 +11,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from .onnx_shapes import attributes_of
+
 Array = NDArray[Any]
 
 _MOST_CHANNELS = 4
 """With more, the pieces that a kernel gathers are long enough as they are."""
+
+_PLAIN = {"dilations": [1, 1], "group": 1, "auto_pad": b"NOTSET"}
 
 
 def stems_in_blocks(proto: ModelProto) -> ModelProto:
@@ -63,7 +67,7 @@ class _Stem:
 
     @property
     def _pads(self) -> list[int]:
-        return _integers(self.node, "pads") or [0, 0, 0, 0]
+        return [*attributes_of(self.node).get("pads", [0, 0, 0, 0])]
 
     def pads_around(self, size: tuple[int, int]) -> list[int] | None:
         """Return the padding in blocks; None where height or width cannot be read in pairs."""
@@ -105,9 +109,9 @@ def _stems(proto: ModelProto, held: Mapping[str, TensorProto]) -> Iterator[_Stem
             continue
         whole = held[weight.input[0]]
         few = len(whole.dims) == 4 and whole.dims[1] <= _MOST_CHANNELS and min(whole.dims[2:]) > 2
-        plain = _integers(node, "dilations") in ([], [1, 1]) and _integers(node, "group") in ([], [1])
-        padded = any(one.name == "auto_pad" and one.s not in (b"", b"NOTSET") for one in node.attribute)
-        if few and plain and not padded and _integers(node, "strides") == [2, 2]:
+        told = attributes_of(node)
+        plain = all(told.get(name, usual) == usual for name, usual in _PLAIN.items())
+        if few and plain and told.get("strides") == [2, 2]:
             yield _Stem(node, image, weight, whole)
 
 
@@ -120,14 +124,6 @@ def _image_sizes(proto: ModelProto) -> dict[str, tuple[int, int]]:
         if len(dims) == 4 and min(dims[2:]) > 0:
             found[value.name] = dims[2], dims[3]
     return found
-
-
-def _integers(node: NodeProto, name: str) -> list[int]:
-    """Return an attribute's integers, one or many; none where it is not given."""
-    given = next((one for one in node.attribute if one.name == name), None)
-    if given is None:
-        return []
-    return [*given.ints] if given.type == onnx.AttributeProto.INTS else [given.i]
 
 
 def _set(node: NodeProto, **values: list[int]) -> None:

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, version_converter
+from onnx import ModelProto, NodeProto, TensorProto
 
-from ..models.errors import BadInput
 from .artifact import Target
 from .quant_linear import Linear, Weights, kin
+from .quant_prepare import in_opset
 from .typed import opset_of
 
 Array = NDArray[Any]
@@ -60,15 +60,8 @@ def of_blocks(proto: ModelProto) -> ModelProto:
     """
     if opset_of(proto) >= LEAST_OPSET:
         return proto
-    try:
-        made: ModelProto = version_converter.convert_version(proto, LEAST_OPSET)
-    except Exception as fault:
-        said = next((line for line in str(fault).splitlines() if line.strip()), type(fault).__name__)
-        raise BadInput(
-            f"weight-only: operator set {opset_of(proto)} cannot be brought to {LEAST_OPSET}, which scales by block "
-            f"need: {said}; export the model anew with opset {LEAST_OPSET} or later"
-        ) from fault
-    return made
+    remedy = f"export the model anew with opset {LEAST_OPSET} or later"
+    return in_opset(proto, LEAST_OPSET, "weight-only", "scales by block", remedy)
 
 
 def takes_blocks(layer: Linear, bits: Bits, target: Target) -> bool:
