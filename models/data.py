@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import BadInput
+
+Task = Literal["image-classification", "text-classification", "audio-classification"]
 
 
 @final
@@ -92,6 +94,7 @@ class Dataset:
         input_shape: `(c, h, w)` of one image.
         fingerprint: a hash that changes when the data or its preprocessing does; a key for caches.
         facts: plain values for the report, among them `training_set`, which says in words what was used.
+        task: what is told of each example.
     """
 
     name: str
@@ -102,6 +105,7 @@ class Dataset:
     input_shape: tuple[int, int, int]
     fingerprint: str
     facts: Mapping[str, Any]
+    task: Task = "image-classification"
 
     def __post_init__(self) -> None:
         """Refuse data that cannot be trained on or scored."""
@@ -111,6 +115,10 @@ class Dataset:
                 f"the images {self.input_shape[0]} channels"
             )
         _check_classes(self.name, self.classes, self.train.labels, self.test.labels)
+
+    def inputs(self, split: Split, indices: Tensor) -> tuple[Tensor, ...]:
+        """Return the model's inputs of the examples at `indices` `(k,)` of a split, in its order, batch first."""
+        return (self.preprocessing(split.pixels(indices)),)
 
     def batch(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return inputs `(k, c, h, w)`, float32, and labels `(k,)` of the images at `indices` `(k,)` of a split."""
