@@ -14,6 +14,7 @@ from torch.fx.graph import CodeGen
 
 from ..models.errors import BadInput, first_few
 from ..models.graph import aten, changes, module_path
+from .attention_maps import attention_shown
 from .least_squares import fit, sums_of
 
 _MAP = "_feature_map_{}"
@@ -41,14 +42,20 @@ def _within(found: str, path: str) -> bool:
 
 
 @contextmanager
-def shown(module: GraphModule, paths: Sequence[str]) -> Iterator[None]:
-    """While it lasts, calling the graph gives `(output, features)`: its only output, and a tuple of tensors by path."""
-    with _tapped(module, paths) as taps, _more_outputs(module, taps):
-        yield
+def shown(module: GraphModule, paths: Sequence[str], attentions: Sequence[str] = ()) -> Iterator[None]:
+    """While it lasts, calling the graph gives `(output, features)`: its only output, and a tuple of tensors.
+
+    They are the results of the modules at `paths`, then the scores of `attentions` (see `attention_maps`).
+    """
+    with _tapped(module, paths) as taps, attention_shown(module, attentions) as scores:
+        with _more_outputs(module, [*taps, *scores]):
+            yield
 
 
 @contextmanager
-def mapped(module: GraphModule, paths: Sequence[str], x: Tensor, wanted: Sequence[Tensor]) -> Iterator[None]:
+def mapped(
+    module: GraphModule, paths: Sequence[str], x: Tensor, wanted: Sequence[Tensor], attentions: Sequence[str] = ()
+) -> Iterator[None]:
     """While it lasts, calling the graph gives `(output, features)`, the features as maps onto others'.
 
     A map is linear over channels, the same for every pixel: the 1 x 1 convolution of Romero et al. (2015, "FitNets").
@@ -61,6 +68,7 @@ def mapped(module: GraphModule, paths: Sequence[str], x: Tensor, wanted: Sequenc
         x: a batch of inputs.
         wanted: for each path, what the feature of that batch should become: the same shape but for the channels, which
             are dimension 1, or the last of a tensor of rank two or three.
+        attentions: of whose scores come behind the features, without maps.
 
     Raises:
         BadInput: the shapes differ in more than the channels.
@@ -68,13 +76,13 @@ def mapped(module: GraphModule, paths: Sequence[str], x: Tensor, wanted: Sequenc
     with shown(module, paths), torch.no_grad():
         _, given = module(x)
     maps = [_fitted(path, a, b.to(a.dtype)) for path, a, b in zip(paths, given, wanted, strict=True)]
-    with _tapped(module, paths) as taps:
+    with _tapped(module, paths) as taps, attention_shown(module, attentions) as scores:
         made = [
             _insert_map(module, _MAP.format(i), tap, value.ndim, *found)
             for i, (tap, value, found) in enumerate(zip(taps, given, maps, strict=True))
         ]
         try:
-            with _more_outputs(module, made):
+            with _more_outputs(module, [*made, *scores]):
                 yield
         finally:
             for node in made:
