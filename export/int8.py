@@ -24,6 +24,7 @@ from .quant_place import Grids, place
 from .quant_plan import Wiring, plan
 from .quant_prepare import prepared, wiring_of
 from .quant_smooth import smoothable, smoothed
+from .quant_stem import stems_in_blocks
 from .quant_stream import Examples, Feeds, largest_by_channel
 from .session import in_batches
 
@@ -132,7 +133,7 @@ def to_int8(
     kept = [node.name for node in _products(wiring_of(graph)) if node.name not in chosen.products]
     made = placed(graph)
     if target == "cpu":
-        made = in_tables(made, wiring_of(made), keep)
+        made = stems_in_blocks(in_tables(made, wiring_of(made), keep))
     return Quantized(made, chosen.products, tuple(kept))
 
 

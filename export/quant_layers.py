@@ -21,6 +21,7 @@ from .quant_grid import Range
 from .quant_place import Grids, place
 from .quant_plan import QuantPlan, plan
 from .quant_prepare import prepared, wiring_of
+from .quant_stem import stems_in_blocks
 from .quant_stream import Feeds
 from .session import OnnxSession
 
@@ -69,7 +70,8 @@ class QuantLayers:
             return self.graph
         self._observe(chosen)
         grids = Grids(self._ranges, self._scales, self._settings.weight_bits, self._settings.weights_by_error)
-        return place(self.graph, self._wiring, chosen, grids, self._target)
+        made = place(self.graph, self._wiring, chosen, grids, self._target)
+        return stems_in_blocks(made) if self._target == "cpu" else made
 
     def shipped(self, keep: Collection[str]) -> ModelProto:
         """Return what `to_int8` makes with these layers in fp32: the same, and what it does beside writing pairs."""

@@ -16,7 +16,6 @@ from .onnx_shapes import attributes_of
 from .quant_grid import WEIGHT_BITS, Grid, Range, grid_of, weight_scales, whole_weights
 from .quant_plan import QuantPlan, Wiring, clamp_limits, inner_names
 from .quant_rules import CLAMPS
-from .quant_stem import stems_in_blocks
 
 Array = NDArray[Any]
 
@@ -50,8 +49,7 @@ def place(proto: ModelProto, wiring: Wiring, plan: QuantPlan, grids: Grids, targ
         grids: a range for each tensor of the plan that is observed.
         target: whose grids they are.
     """
-    made = _Placer(proto, wiring, plan, grids, target).result()
-    return stems_in_blocks(made) if target == "cpu" else made
+    return _Placer(proto, wiring, plan, grids, target).result()
 
 
 def weight_axis(node: NodeProto, rank: int) -> int | None:

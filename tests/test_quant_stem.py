@@ -10,7 +10,7 @@ from onnx import ModelProto
 from torch import nn
 
 import shipworthy as sw
-from shipworthy.export import quant_place
+from shipworthy.export import int8
 from shipworthy.export.artifact import Target
 from shipworthy.export.int8 import Int8Settings
 from shipworthy.export.quantize_file import quantize_onnx
@@ -30,7 +30,7 @@ def _files(
     blocks, plain = folder / "blocks.onnx", folder / "plain.onnx"
     quantize_onnx(made.path, blocks, examples, target)
     with monkeypatch.context() as patched:
-        patched.setattr(quant_place, "stems_in_blocks", lambda proto: proto)
+        patched.setattr(int8, "stems_in_blocks", lambda proto: proto)
         quantize_onnx(made.path, plain, examples, target)
     return plain, blocks
 
@@ -120,3 +120,19 @@ def test_a_kept_stem_is_as_it_was(tmp_path: Path) -> None:
     examples = {made.inputs[0].name: np.random.default_rng(0).standard_normal((32, 3, 32, 32), np.float32)}
     quantize_onnx(made.path, tmp_path / "int8.onnx", examples, "cpu", Int8Settings(keep_float=("0",)))
     assert "SpaceToDepth" not in _kinds(tmp_path / "int8.onnx")
+
+
+def test_biases_are_corrected_beside_it(tmp_path: Path) -> None:
+    """A first convolution that reads blocks takes bias correction like any other."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    made = sw.to_onnx(sw.capture(net.eval(), (torch.randn(2, 3, 16, 16),), source="net"), tmp_path / "net.onnx")
+    images = np.random.default_rng(0).standard_normal((32, 3, 16, 16), np.float32)
+    file = tmp_path / "int8.onnx"
+    quantize_onnx(made.path, file, {made.inputs[0].name: images}, "cpu", Int8Settings(correct_bias=True, weight_bits=4))
+    assert "SpaceToDepth" in _kinds(file)
+    wanted, found = (OnnxSession(one).run({made.inputs[0].name: images})[0] for one in (made.path, file))
+    plain = tmp_path / "plain.onnx"
+    quantize_onnx(made.path, plain, {made.inputs[0].name: images}, "cpu", Int8Settings(weight_bits=4))
+    before = OnnxSession(plain).run({made.inputs[0].name: images})[0]
+    assert np.square(found - wanted).mean() <= np.square(before - wanted).mean()
