@@ -43,9 +43,40 @@ def mixup(x: Tensor, targets: Tensor, generator: torch.Generator, alpha: float) 
         The blended inputs and targets.
     """
     batch = len(x)
-    # A Beta(a, a) variate from two Gamma variates: torch's own sampler takes no generator.
-    gamma = torch._standard_gamma(torch.full((2, batch), alpha), generator=generator)
-    share = gamma[0] / gamma.sum(0).clamp_min(1e-12)
+    share = _beta(batch, alpha, generator)
     other = torch.randperm(batch, generator=generator)
     across = share.view(-1, *([1] * (x.ndim - 1)))
     return x * across + x[other] * (1 - across), targets * share[:, None] + targets[other] * (1 - share[:, None])
+
+
+def cutmix(x: Tensor, targets: Tensor, generator: torch.Generator, alpha: float) -> tuple[Tensor, Tensor]:
+    """Put a box of another image of the batch into every one, and blend targets by area (Yun et al. 2019).
+
+    Unlike the paper, each image has a box of its own.
+
+    Args:
+        x: images `(batch, channels, height, width)`.
+        targets: class probabilities `(batch, classes)`.
+        generator: the source of chance.
+        alpha: both parameters of the Beta distribution that the share outside the box is drawn from.
+
+    Returns:
+        The images and targets.
+    """
+    batch, _, height, width = x.shape
+    side = (1 - _beta(batch, alpha, generator)).sqrt()
+    inside = torch.ones(batch, height, width, dtype=torch.bool)
+    for axis, size in ((1, height), (2, width)):
+        half, centre = (side * size / 2).round(), (torch.rand(batch, generator=generator) * size).floor()
+        places = torch.arange(size).expand(batch, -1)
+        within = (places >= (centre - half)[:, None]) & (places < (centre + half)[:, None])
+        inside &= within[:, :, None] if axis == 1 else within[:, None, :]
+    other = torch.randperm(batch, generator=generator)
+    share = inside.flatten(1).float().mean(1)[:, None]
+    return torch.where(inside[:, None], x[other], x), targets * (1 - share) + targets[other] * share
+
+
+def _beta(count: int, alpha: float, generator: torch.Generator) -> Tensor:
+    """Return shares of a Beta(a, a) distribution, from two Gamma variates: torch's own sampler takes no generator."""
+    gamma = torch._standard_gamma(torch.full((2, count), alpha), generator=generator)
+    return gamma[0] / gamma.sum(0).clamp_min(1e-12)

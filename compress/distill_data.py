@@ -1,89 +1,154 @@
-"""Batches for distillation: augmented images, what the teacher says of them, and their labels."""
+"""Batches for distillation: changed examples, what the teachers say of them, and their labels."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.fx import GraphModule
 
-from ..models.data import Dataset
+from ..models.errors import BadInput
 from ..models.model import Model
 from .attention_transfer import attention_map
-from .augment import flip_and_shift, mixup
 from .distill_loss import SoftTarget
 from .features import shown
 from .folding import fold_batch_norm
-from .training import laid_out, lay_out
-
-if TYPE_CHECKING:
-    from .distill import Distill
+from .lessons import Lessons, generator_of
+from .training import Batch, BatchAt, Inputs, laid_out, lay_out
 
 MEMORY_BYTES = 512 * 2**20
 """Judged batches are kept for reuse up to so much memory; then the oldest go."""
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What of the teacher's inside is compared, by module path: features, as they are or as maps, and attention."""
+
+    features: tuple[str, ...] = ()
+    as_maps: bool = False
+    attentions: tuple[str, ...] = ()
+
+    @property
+    def any(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.features or self.attentions)
+
+
+@contextmanager
 def teacher_batches(
-    settings: Distill, data: Dataset, teacher: Model, steps: int
-) -> Iterator[tuple[Tensor, SoftTarget]]:
-    """Yield `steps` batches. The teacher sees the very images that the student sees (Beyer et al. 2022).
+    lessons: Lessons, teachers: Sequence[Model], reuse: int = 1, inside: Shown | None = None
+) -> Iterator[BatchAt]:
+    """Give batches by step. Teachers see the very examples that the student sees (Beyer et al. 2022).
 
-    Every `settings.reuse`-th batch is new; those between are drawn from the batches the teacher has judged before.
+    Every `reuse`-th batch is new; those between are drawn from the batches that were judged before. Where examples are
+    never changed, each is judged once.
+
+    Args:
+        lessons: batches with labels.
+        teachers: their scores are averaged, which is the geometric mean of their distributions (Hinton et al. 2015).
+        reuse: steps for each batch that is judged.
+        inside: what else of the teacher is compared.
+
+    Raises:
+        BadInput: features of several teachers, or a path that is not there.
     """
-    generator = torch.Generator().manual_seed(settings.seed)
-    fresh = _fresh_batches(settings, data, teacher, -(-steps // settings.reuse), generator)
-    judged: deque[tuple[Tensor, SoftTarget]] = deque()
-    for step in range(steps):
-        if step % settings.reuse == 0:
-            judged.append(next(fresh))
-            if len(judged) * (judged[0][0].nbytes + judged[0][1].nbytes) > MEMORY_BYTES:
-                judged.popleft()
-            yield judged[-1]
+    inside = inside or Shown()
+    if inside.any and len(teachers) > 1:
+        raise BadInput(f"features are compared with one teacher, and there are {len(teachers)}; leave `features` out")
+    with ExitStack() as stack:
+        # Folding would lose where the modules' results are.
+        judges = [(one.copy() if inside.any else fold_batch_norm(one)).module for one in teachers]
+        for judge in judges:
+            stack.enter_context(shown(judge, inside.features, inside.attentions))
+        asked = _Teachers(judges, [lay_out(judge) for judge in judges], inside)
+        if lessons.changes.none and not inside.any:
+            yield _Remembered(lessons, asked)
         else:
-            yield judged[int(torch.randint(len(judged), (), generator=generator))]
+            yield _Reused(lessons, asked, reuse)
 
 
-def labelled_batches(settings: Distill, data: Dataset, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield `steps` batches of augmented images with the probabilities of their classes `(batch, classes)`."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    for indices in _endless(len(data.train), min(settings.batch, len(data.train)), steps, generator):
-        yield _augmented(settings, data, indices, generator)
+@dataclass(frozen=True, eq=False)
+class _Teachers:
+    judges: Sequence[GraphModule]
+    layouts: Sequence[torch.memory_format]
+    inside: Shown
+
+    @torch.no_grad()
+    def __call__(self, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the scores of a batch, and what is compared beside them as 16-bit numbers."""
+        found = [
+            judge(*(laid_out(x, layout) for x in inputs))
+            for judge, layout in zip(self.judges, self.layouts, strict=True)
+        ]
+        scores = torch.stack([one for one, _ in found]).mean(0)
+        features, count = found[0][1], len(self.inside.features)
+        if self.inside.as_maps:
+            named = zip(self.inside.features, features, strict=False)
+            features = (*(attention_map(path, feature) for path, feature in named), *features[count:])
+        least = torch.finfo(torch.half).min
+        return scores, tuple(feature.clamp_min(least).half() for feature in features)
 
 
-def _fresh_batches(
-    settings: Distill, data: Dataset, teacher: Model, count: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, SoftTarget]]:
-    # Folding would lose where the modules' results are.
-    judge = (teacher.copy() if settings.features else fold_batch_norm(teacher)).module
-    layout = lay_out(judge)
-    with shown(judge, list(settings.features)):
-        for indices in _endless(len(data.train), min(settings.batch, len(data.train)), count, generator):
-            x, labels = _augmented(settings, data, indices, generator)
-            with torch.no_grad():
-                scores, features = judge(laid_out(x, layout))
-            if settings.feature_distance == "attention":
-                named = zip(settings.features, features, strict=True)
-                features = tuple(attention_map(path, feature) for path, feature in named)
-            yield x, SoftTarget(scores, labels, tuple(feature.half() for feature in features))
+@dataclass(eq=False)
+class _Reused:
+    """Batches of which every `reuse`-th is new. One that was drawn and is not in memory is judged again."""
+
+    lessons: Lessons
+    teachers: _Teachers
+    reuse: int
+    _judged: dict[int, Batch] = field(default_factory=dict)
+    _most: int = 0
+
+    def __call__(self, step: int) -> Batch:
+        fresh = step // self.reuse
+        if step % self.reuse:
+            newest = self._batch(fresh)
+            window = min(fresh + 1, self._window(newest))
+            back = torch.randint(window, (), generator=generator_of(self.lessons.seed, "reuse", step))
+            return self._batch(fresh - int(back))
+        return self._batch(fresh)
+
+    def _batch(self, number: int) -> Batch:
+        if number not in self._judged:
+            inputs, labels = self.lessons(number)
+            scores, features = self.teachers(inputs)
+            self._judged[number] = inputs, SoftTarget(scores, labels, features)
+            for old in [one for one in self._judged if one <= number - self._window(self._judged[number])]:
+                del self._judged[old]
+        return self._judged[number]
+
+    def _window(self, batch: Batch) -> int:
+        """Return how many batches are kept; found once, so that it is the same in every step."""
+        inputs, target = batch
+        self._most = self._most or max(1, MEMORY_BYTES // (sum(x.nbytes for x in inputs) + target.nbytes))
+        return self._most
 
 
-def _augmented(settings: Distill, data: Dataset, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    pixels = data.train.pixels(indices)
-    if settings.flip or settings.shift:
-        pixels = flip_and_shift(pixels, generator, settings.flip, settings.shift)
-    x = data.preprocessing(pixels)
-    labels = F.one_hot(data.train.labels[indices], len(data.classes)).float()
-    return mixup(x, labels, generator, settings.mixup) if settings.mixup else (x, labels)
+@dataclass(eq=False)
+class _Remembered:
+    """Batches of examples that never change, each judged once."""
+
+    lessons: Lessons
+    teachers: _Teachers
+    _scores: Tensor | None = None
+    _known: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
+
+    def __call__(self, step: int) -> Batch:
+        indices = self.lessons.indices(step)
+        inputs, labels = self.lessons(step)
+        if self._scores is None or not self._known[indices].all():
+            scores, _ = self.teachers(inputs)
+            if self._scores is None:
+                count = len(self.lessons.data.train)
+                self._scores, self._known = (
+                    scores.new_zeros(count, scores.shape[1]),
+                    torch.zeros(count, dtype=torch.bool),
+                )
+            self._scores[indices], self._known[indices] = scores, True
+        return inputs, SoftTarget(self._scores[indices], labels)
 
 
-def _endless(size: int, batch: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield indices in shuffled passes over the data; the last batch of a pass is filled from the next."""
-    order = torch.empty(0, dtype=torch.int64)
-    for _ in range(steps):
-        if len(order) < batch:
-            order = torch.cat([order, torch.randperm(size, generator=generator)])
-        yield order[:batch]
-        order = order[batch:]
+__all__ = ["Shown", "teacher_batches"]

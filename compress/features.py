@@ -57,8 +57,9 @@ def shown(module: GraphModule, paths: Sequence[str], attentions: Sequence[str] =
 
 @contextmanager
 def mapped(
-    module: GraphModule, paths: Sequence[str], x: Tensor, wanted: Sequence[Tensor], attentions: Sequence[str] = ()
-) -> Iterator[None]:
+    module: GraphModule, paths: Sequence[str], inputs: tuple[Tensor, ...], wanted: Sequence[Tensor],
+    attentions: Sequence[str] = (),
+) -> Iterator[None]:  # fmt: skip
     """While it lasts, calling the graph gives `(output, features)`, the features as maps onto others'.
 
     A map is linear over channels, the same for every pixel: the 1 x 1 convolution of Romero et al. (2015, "FitNets").
@@ -68,7 +69,7 @@ def mapped(
     Args:
         module: the graph; it is as before afterwards, but for what training changed.
         paths: module paths.
-        x: a batch of inputs.
+        inputs: a batch.
         wanted: for each path, what the feature of that batch should become: the same shape but for the channels, which
             are dimension 1, or the last of a tensor of rank two or three.
         attentions: of whose scores come behind the features, without maps.
@@ -77,7 +78,7 @@ def mapped(
         BadInput: the shapes differ in more than the channels.
     """
     with shown(module, paths), torch.no_grad():
-        _, given = module(x)
+        _, given = module(*inputs)
     maps = [_fitted(path, a, b.to(a.dtype)) for path, a, b in zip(paths, given, wanted, strict=True)]
     with _tapped(module, paths) as taps, attention_shown(module, attentions) as scores:
         made = [

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
@@ -33,12 +34,19 @@ class PassResult:
 class Context:
     """What a pass may use beside the model: training data, the uncompressed model, and a progress callback.
 
-    `report(done, total)` is called now and then by passes that take longer than a second.
+    `report(done, total)` is called now and then by passes that take longer than a second. `keep` is a folder for
+    training that is not finished.
     """
 
     data: Dataset | None = None
-    teacher: Model | None = None
+    teachers: tuple[Model, ...] = ()
     report: Any = field(default=None, compare=False)
+    keep: Path | None = None
+
+    @property
+    def teacher(self) -> Model | None:
+        """The uncompressed model, or the first of several teachers."""
+        return self.teachers[0] if self.teachers else None
 
 
 class Pass(ABC):
@@ -49,15 +57,17 @@ class Pass(ABC):
     """
 
     @final
-    def __call__(self, model: Model, *, data: Dataset | None = None, teacher: Model | None = None,
-                 report: Any = None) -> PassResult:  # fmt: skip
+    def __call__(self, model: Model, *, data: Dataset | None = None, teacher: Model | Sequence[Model] | None = None,
+                 report: Any = None, keep: Path | None = None) -> PassResult:  # fmt: skip
         """Apply the pass.
 
         Args:
             model: the model to compress; it is not changed.
             data: training data, for passes that score, calibrate or train.
-            teacher: the uncompressed model, for passes that distil.
+            teacher: the uncompressed model, for passes that distil, or several models whose scores are averaged.
             report: called as `report(done, total)` while the pass works.
+            keep: a folder where training keeps its state now and then; called again with the same arguments, it goes
+                on from there and ends with the same weights.
 
         Returns:
             The new model with facts: what the pass says of itself, and `params_before/after`, `macs_before/after`
@@ -75,7 +85,7 @@ class Pass(ABC):
         name = type(self).__name__.lower()
         before = count(model)
         try:
-            made, facts = self._apply(model, Context(data, teacher, report))
+            made, facts = self._apply(model, Context(data, _several(teacher), report, keep))
             same_interface(model, made)
             made = still_sparse(model, made)
         except ShipworthyError as fault:
@@ -88,6 +98,12 @@ class Pass(ABC):
     @abstractmethod
     def _apply(self, model: Model, context: Context) -> tuple[Model, dict[str, Any]]:
         """Return the new model and the pass's own facts."""
+
+
+def _several(teacher: Model | Sequence[Model] | None) -> tuple[Model, ...]:
+    if teacher is None:
+        return ()
+    return tuple(teacher) if isinstance(teacher, Sequence) else (teacher,)
 
 
 def need_data(context: Context, reason: str) -> Dataset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
@@ -11,17 +11,18 @@ from torch import Tensor
 from ..models.data import Dataset
 from ..models.errors import BadInput
 from ..models.model import Model
-from .distill import Distill
-from .distill_data import labelled_batches, teacher_batches
+from .distill_data import teacher_batches
 from .distill_loss import SoftTarget, soft_target_loss
 from .facts import learns_from
+from .lessons import Lessons, keep_in
+from .optimizers import Schedule
 from .passes import Context
 from .qat_nodes import finish, insert
 from .qat_places import find_places
 from .qat_prepare import prepared
 from .qat_ranges import start_ranges
 from .sparsity import zeros_held
-from .training import Batch, LossOf, Schedule, train
+from .training import Extras, LossOf, train
 
 if TYPE_CHECKING:
     from .quantize import Quantize
@@ -51,9 +52,8 @@ def train_quantized(
         BadInput: the model and the data do not go together, or nothing in the model would compute in integers.
         ToolFailed: the loss became infinite or not a number.
     """
-    for one in (model, context.teacher):
-        if one is not None:
-            learns_from(one, data)
+    for one in (model, *context.teachers):
+        learns_from(one, data)
     student = prepared(model)
     places = find_places(student, settings.keep_float)
     if not places.weights:
@@ -68,35 +68,34 @@ def train_quantized(
         if context.report:
             context.report(done, total)
 
-    batches, loss_of = _lessons(settings, data, context.teacher)
+    lessons = Lessons(settings, data, usual_mixup=1.0)
     schedule = Schedule(settings.steps, settings.learning_rate, settings.weight_decay, most_gradient=MOST_GRADIENT)
-    with zeros_held(student):
-        losses = train(student.module, batches, loss_of, schedule, after_step)
+    extras = Extras(keep=keep_in(context.keep, settings, data.fingerprint), said_of=lessons.said_of)
+    teachers = teacher_batches(lessons, context.teachers, settings.reuse) if context.teachers else nullcontext(lessons)
+    with zeros_held(student), teachers as batch_at:
+        loss_of = _by_teacher(settings) if context.teachers else _by_labels
+        found = train(student.module, batch_at, loss_of, schedule, after_step, extras)
     finish(student.module, inserted)
-    tail = losses[-max(1, settings.steps // 20) :]
     return student, {
         "steps": settings.steps,
         "learns_from": "labels" if context.teacher is None else "teacher",
         "grids": len(places.sites),
         "rounded_weights": len(inserted.weights),
-        "first_loss": round(losses[0], 4),
-        "last_loss": round(sum(tail) / len(tail), 4),
+        "first_loss": round(found.losses[0], 4),
+        "last_loss": round(found.last_loss, 4),
     }
 
 
-def _lessons(settings: Quantize, data: Dataset, teacher: Model | None) -> tuple[Iterator[Batch], LossOf]:
-    """Return batches and their loss: a teacher's judgement and the labels, or the labels alone."""
-    lessons = Distill(
-        steps=settings.steps, temperature=settings.temperature, alpha=settings.alpha, batch=settings.batch,
-        reuse=settings.reuse, flip=settings.flip, shift=settings.shift, mixup=settings.mixup, seed=settings.seed,
-    )  # fmt: skip
-    if teacher is None:
-        return labelled_batches(lessons, data, settings.steps), F.cross_entropy
+def _by_labels(scores: Tensor, labels: Tensor, step: int) -> Tensor:
+    return F.cross_entropy(scores, labels)
 
-    def loss_of(scores: Tensor, target: SoftTarget) -> Tensor:
-        return soft_target_loss(scores, target, settings.temperature, settings.alpha)
 
-    return teacher_batches(lessons, data, teacher, settings.steps), loss_of
+def _by_teacher(settings: Quantize) -> LossOf:
+    def loss_of(found: tuple[Tensor, tuple[Tensor, ...]] | Tensor, target: SoftTarget, step: int) -> Tensor:
+        scores = found[0] if isinstance(found, tuple) else found
+        return soft_target_loss(scores, target, settings.temperature, settings.alpha, settings.distance)
+
+    return loss_of
 
 
 __all__ = ["train_quantized"]

@@ -44,13 +44,14 @@ class Quantize(Pass):
             stands still for the second half, and gradients pass straight through.
         learning_rate: the peak of a one-cycle schedule; lower than in `Distill`, as no batch norm is left.
         batch: examples a step.
+        distance: between the teacher's outputs and the model's, as in `Distill`.
         temperature: softens the teacher's outputs; without a teacher the labels alone count.
         alpha: the weight of the teacher against the labels, in 0 to 1.
         weight_decay: on weights of two and more dimensions.
         reuse: steps for each batch that the teacher judges.
-        flip: mirror half of the images; wrong for text and digits.
-        shift: move images by up to so many pixels.
-        mixup: blend pairs of images; the Beta distribution's parameter; 0 is off.
+        flip: mirror half of the images; wrong for text and digits. None: on for images.
+        shift: move images by up to so many pixels. None: 2 for images, else 0.
+        mixup: blend pairs of examples; the Beta distribution's parameter; 0 is off. None: 1 for images, else 0.
         seed: picks the examples; order and augmentation in training.
     """
 
@@ -67,13 +68,14 @@ class Quantize(Pass):
     learn_steps: bool = True
     learning_rate: Annotated[float, Gt(0)] = 0.005
     batch: Annotated[int, Ge(2)] = 128
+    distance: Literal["kl", "js", "mse", "dkd", "dist"] = "kl"
     temperature: Annotated[float, Gt(0)] = 4.0
     alpha: Annotated[float, Ge(0), Le(1)] = 0.9
     weight_decay: Annotated[float, Ge(0)] = 5e-4
     reuse: Annotated[int, Ge(1)] = 3
-    flip: bool = True
-    shift: Annotated[int, Ge(0)] = 2
-    mixup: Annotated[float, Ge(0)] = 1.0
+    flip: bool | None = None
+    shift: Annotated[int, Ge(0)] | None = None
+    mixup: Annotated[float, Ge(0)] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

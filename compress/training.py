@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,70 +14,229 @@ from torch.fx import GraphModule, Node
 
 from ..models.errors import ToolFailed
 from ..models.graph import aten, set_training, shape_of
+from .averaging import Average
+from .optimizers import Group, Schedule, optimizer_of
+from .training_state import Keep
 
-Batch = tuple[Tensor, Any]
-LossOf = Callable[[Any, Any], Tensor]
-"""From what the graph gives and the batch's target to a scalar loss."""
+Inputs = tuple[Tensor, ...]
+Batch = tuple[Inputs, Any]
+BatchAt = Callable[[int], Batch]
+"""From a step to the model's inputs, in order, and the target. A pure function: the same step gives the same batch."""
+
+LossOf = Callable[[Any, Any, int], Tensor]
+"""From what the graph gives, the batch's target and the step to a scalar loss."""
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """SGD with Nesterov momentum under a one-cycle learning rate (Smith 2018), over a fixed number of steps.
+class Judging:
+    """How training is judged on the way: the best weights are kept.
 
-    Gradients whose norm is above `most_gradient` are scaled down to it.
+    Attributes:
+        score: of the graph in evaluation mode, higher is better.
+        every: steps between two judgements; the last step is judged too.
+        patience: judgements without gain after which training stops; None: it goes on to the end.
     """
 
-    steps: int
-    learning_rate: float
-    weight_decay: float
-    momentum: float = 0.9
-    warm_up: float = 0.15
-    most_gradient: float = math.inf
+    score: Callable[[GraphModule], float]
+    every: int
+    patience: int | None = None
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What training may have beside batches and a loss.
+
+    Attributes:
+        groups: parameters that learn, with their own rates and decays; None: all.
+        judging: on held-out examples.
+        keep: where the unfinished state is kept.
+        log: called as `log(step, values)` after every step, with `loss` and `learning_rate`, and `score` where it was
+            judged.
+        on_step: called before every step.
+        said_of: names the examples of a step, for the message about a loss that is not finite.
+    """
+
+    groups: Sequence[Group] | None = None
+    judging: Judging | None = None
+    keep: Keep | None = None
+    log: Callable[[int, dict[str, float]], object] | None = None
+    on_step: Callable[[int], object] | None = None
+    said_of: Callable[[int], str] | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of training: the loss of every step, and the scores of judgements by their step."""
+
+    losses: list[float]
+    scores: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def best_step(self) -> int | None:
+        """The steps done when the score was best; None where nobody judged."""
+        return max(self.scores, key=lambda step: (self.scores[step], -step)) if self.scores else None
+
+    @property
+    def last_loss(self) -> float:
+        """The mean loss of the last twentieth of the steps."""
+        tail = self.losses[-max(1, len(self.losses) // 20) :]
+        return sum(tail) / len(tail)
 
 
 def train(
     module: GraphModule,
-    batches: Iterable[Batch],
+    batch_at: BatchAt,
     loss_of: LossOf,
     schedule: Schedule,
     report: Callable[[int, int], None] | None = None,
-) -> list[float]:
+    extras: Extras | None = None,
+) -> Trained:
     """Train a captured graph in place and leave it in evaluation mode.
 
     Args:
         module: the graph; its parameters change.
-        batches: `(inputs, target)`, at least `schedule.steps` of them.
+        batch_at: `(inputs, target)` of a step.
         loss_of: the loss of one batch.
         schedule: the optimizer's settings.
         report: called as `report(done, total)` after every step.
-
-    Returns:
-        The loss of every step.
+        extras: what else there is; `keep` makes a killed run end with the very weights of one that was not killed.
 
     Raises:
-        ToolFailed: the loss became infinite or not a number; the step is named.
+        ToolFailed: a loss or a gradient became infinite or not a number; the step and its examples are named, and the
+            graph keeps the weights from before that step.
     """
-    optimizer, rate = _optimizer(module, schedule)
-    losses: list[float] = []
+    extras = extras or Extras()
     layout = lay_out(module)
-    set_training(module, True)
-    for step, (x, target) in zip(range(schedule.steps), batches, strict=False):
-        loss = loss_of(module(laid_out(x, layout)), target)
+    run = _Run(module, schedule, extras)
+    try:
+        for step in range(run.resumed(), schedule.steps):
+            if run.tired:
+                break
+            if extras.on_step:
+                extras.on_step(step)
+            inputs, target = batch_at(step)
+            run.step(step, loss_of(module(*(laid_out(x, layout) for x in inputs)), target, step))
+            if report:
+                report(step + 1, schedule.steps)
+        run.finish()
+    finally:
+        set_training(module, False)
+        module.to(memory_format=torch.contiguous_format)
+    return Trained(run.losses, run.scores)
+
+
+class _Run:
+    """One training: its optimizer, average, best weights, and what was seen so far."""
+
+    def __init__(self, module: GraphModule, schedule: Schedule, extras: Extras) -> None:
+        self._module, self._schedule, self._extras = module, schedule, extras
+        self._optimizer, self._rate = optimizer_of(module, schedule, extras.groups)
+        self._learning = [p for group in self._optimizer.param_groups for p in group["params"]]
+        self._average = Average(module, schedule.ema) if schedule.ema else None
+        self._best: dict[str, Tensor] | None = None
+        # A forward pass moves them before its loss is known.
+        self._statistics = [value for value in module.buffers() if value.is_floating_point()]
+        self._good = [value.clone() for value in self._statistics]
+        self.losses: list[float] = []
+        self.scores: dict[int, float] = {}
+        set_training(module, True)
+
+    @property
+    def tired(self) -> bool:
+        """Whether the last judgements brought no gain."""
+        judging = self._extras.judging
+        if judging is None or judging.patience is None or not self.scores:
+            return False
+        scores = list(self.scores.values())
+        return len(scores) - 1 - scores.index(max(scores)) >= judging.patience
+
+    def resumed(self) -> int:
+        """Return the first step that is to be done."""
+        state = self._extras.keep.read() if self._extras.keep else None
+        if state is None:
+            return 0
+        self._module.load_state_dict(state["weights"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._rate.load_state_dict(state["rate"])
+        if self._average:
+            self._average.load(state["average"])
+        self._best, self.losses, self.scores = state["best"], state["losses"], state["scores"]
+        if self._statistics:
+            torch._foreach_copy_(self._good, self._statistics)
+        return len(self.losses)
+
+    def step(self, step: int, loss: Tensor) -> None:
+        """Move the weights against the gradient of a loss."""
         value = loss.item()
-        if not torch.isfinite(loss):
-            raise ToolFailed(f"the loss is {value} at step {step + 1} of {schedule.steps}; lower learning_rate")
-        optimizer.zero_grad(set_to_none=True)
+        self._refuse(math.isfinite(value), f"the loss is {value}", step)
+        self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        if schedule.most_gradient < math.inf:
-            torch.nn.utils.clip_grad_norm_(module.parameters(), schedule.most_gradient)
-        optimizer.step()
-        rate.step()
-        losses.append(value)
-        if report:
-            report(step + 1, schedule.steps)
-    set_training(module, False)
-    module.to(memory_format=torch.contiguous_format)
-    return losses
+        gradients = [p.grad for p in self._learning if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self._refuse(math.isfinite(norm.item()), f"the gradient's length is {norm.item()}", step)
+        if norm > self._schedule.most_gradient:
+            torch._foreach_mul_(gradients, self._schedule.most_gradient / float(norm))
+        rate = float(self._rate.get_last_lr()[-1])
+        self._optimizer.step()
+        self._rate.step()
+        if self._average:
+            self._average.update()
+        self.losses.append(value)
+        if self._statistics:
+            torch._foreach_copy_(self._good, self._statistics)
+        self._after(step + 1, {"loss": value, "learning_rate": rate})
+
+    def finish(self) -> None:
+        """Give the graph its last weights: the best, or the average, or those it has."""
+        if self._best is not None:
+            self._module.load_state_dict(self._best)
+        elif self._average:
+            self._average.apply()
+        if self._extras.keep:
+            self._extras.keep.remove()
+
+    def _after(self, done: int, values: dict[str, float]) -> None:
+        judging, keep = self._extras.judging, self._extras.keep
+        if judging and (done % judging.every == 0 or done == self._schedule.steps):
+            values["score"] = self._judged(judging, done)
+        if self._extras.log:
+            self._extras.log(done, values)
+        if keep and done % keep.every == 0 and done < self._schedule.steps:
+            keep.write(self._state())
+
+    def _judged(self, judging: Judging, done: int) -> float:
+        shown: AbstractContextManager[None] = self._average.shown() if self._average else nullcontext()
+        set_training(self._module, False)
+        with shown, torch.no_grad():
+            score = judging.score(self._module)
+            if not self.scores or score > max(self.scores.values()):
+                self._best = {name: value.detach().clone() for name, value in self._module.state_dict().items()}
+        set_training(self._module, True)
+        self.scores[done] = score
+        return score
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "weights": self._module.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "rate": self._rate.state_dict(),
+            "average": self._average.state() if self._average else None,
+            "best": self._best,
+            "losses": self.losses,
+            "scores": self.scores,
+        }
+
+    def _refuse(self, finite: bool, said: str, step: int) -> None:
+        if finite:
+            return
+        if self._statistics:
+            torch._foreach_copy_(self._statistics, self._good)
+        batch = f" ({self._extras.said_of(step)})" if self._extras.said_of else ""
+        where = ""
+        if self._extras.keep:
+            self._extras.keep.write(self._state())
+            where = f"; the weights before it are kept in {self._extras.keep.path}"
+        raise ToolFailed(f"{said} at step {step + 1} of {self._schedule.steps}{batch}; lower learning_rate{where}")
 
 
 def lay_out(module: GraphModule) -> torch.memory_format:
@@ -110,18 +270,3 @@ def _breaks_channels_last(node: Node) -> bool:
 def laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
     """Return inputs in a layout; only images `(batch, channels, height, width)` have a choice."""
     return x.contiguous(memory_format=layout) if x.ndim == 4 else x
-
-
-def _optimizer(
-    module: GraphModule, schedule: Schedule
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Weight decay holds for kernels only: decaying norms and biases harms (He et al. 2019, "Bag of Tricks")."""
-    kernels = [p for p in module.parameters() if p.ndim > 1]
-    others = [p for p in module.parameters() if p.ndim <= 1]
-    groups = [{"params": kernels, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=schedule.learning_rate, momentum=schedule.momentum, nesterov=True)
-    rate = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, schedule.learning_rate, total_steps=schedule.steps + 1, pct_start=schedule.warm_up,
-        cycle_momentum=False,
-    )  # fmt: skip
-    return optimizer, rate

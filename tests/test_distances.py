@@ -152,7 +152,7 @@ def test_the_teachers_weight_goes_to_its_end() -> None:
 
     def losses(alpha: float, end: float | None, steps: int = 3) -> list[float]:
         loss_of = Distill(steps=steps, alpha=alpha, alpha_end=end)._loss(steps)
-        return [float(loss_of((scores, ()), target)) for _ in range(steps)]
+        return [float(loss_of((scores, ()), target, step)) for step in range(steps)]
 
     soft, hard = losses(1.0, None)[0], losses(0.0, None)[0]
     assert losses(1.0, 0.0) == pytest.approx([soft, (soft + hard) / 2, hard])

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from shipworthy.compress.distill import Distill
-from shipworthy.compress.distill_data import teacher_batches
+from shipworthy.compress.distill_data import Shown, teacher_batches
 from shipworthy.compress.features import feature_loss, mapped, shown
+from shipworthy.compress.lessons import Lessons
 from shipworthy.compress.prune import Prune
 from shipworthy.models.data import Dataset
 from shipworthy.models.errors import BadInput
@@ -63,7 +64,7 @@ def test_maps_begin_as_the_best_fit_and_leave_no_trace(net: str, path: str, rank
     names, code = set(model.module.state_dict()), model.module.code
 
     def use_and_fail() -> None:
-        with mapped(model.module, [path], x, [wanted]):
+        with mapped(model.module, [path], (x,), [wanted]):
             _, (found,) = model.module(x)
             assert feature_loss([found], [wanted], {path: 1.0}) < 1e-3
             found.square().sum().backward()
@@ -97,7 +98,7 @@ def test_a_student_comes_to_see_what_its_teacher_sees(data: Dataset, teacher: Mo
     def unexplained(features: dict[str, float]) -> float:
         made = Distill(steps=40, features=features, **CALM)(student, data=data, teacher=teacher).model
         assert set(made.module.state_dict()) == set(student.module.state_dict())
-        with mapped(made.module, ["b2"], x, wanted), torch.no_grad():
+        with mapped(made.module, ["b2"], (x,), wanted), torch.no_grad():
             return float(feature_loss(made.module(x)[1], wanted, {"b2": 1.0}))
 
     assert unexplained({"b2": 3.0}) < 0.9 * unexplained({})
@@ -105,8 +106,10 @@ def test_a_student_comes_to_see_what_its_teacher_sees(data: Dataset, teacher: Mo
 
 def test_judged_batches_carry_the_teachers_features(data: Dataset, teacher: Model) -> None:
     """The features of a batch are the teacher's for those very images, to 16 bits."""
-    settings = Distill(steps=2, batch=32, features={"a1": 1.0, "b1": 2.0})
-    for x, target in teacher_batches(settings, data, teacher, 2):
+    settings = Distill(steps=2, batch=32)
+    with teacher_batches(Lessons(settings, data, 1.0), [teacher], inside=Shown(("a1", "b1"))) as batch_at:
+        batches = [batch_at(0), batch_at(1)]
+    for (x,), target in batches:
         work = teacher.copy()
         with shown(work.module, ["a1", "b1"]), torch.no_grad():
             _, features = work.module(x)
@@ -127,6 +130,6 @@ def test_features_that_cannot_be_compared_are_refused(data: Dataset, teacher: Mo
         Distill(steps=1, features={"a1": 1.0}, **CALM)(student, data=data, teacher=teacher)
     with (
         pytest.raises(BadInput, match=r"the features at 'a1' do not fit: \(2, 6, 8, 8\) here, \(2, 6, 4, 4\)"),
-        mapped(teacher.copy().module, ["a1"], images(2, dtype=torch.float32), [torch.zeros(2, 6, 4, 4)]),
+        mapped(teacher.copy().module, ["a1"], (images(2, dtype=torch.float32),), [torch.zeros(2, 6, 4, 4)]),
     ):
         pass
