@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DistanceName = Literal["kl", "js", "mse", "dkd", "dist"]
 
-ORIGINAL = "original"
+ORIGINAL, ITSELF = "original", "self"
 
 
 @final
@@ -91,7 +91,8 @@ class Distill(Learning):
                 stack.enter_context(mapped(student.module, paths, x, wanted, attentions))
             else:
                 stack.enter_context(shown(student.module, paths, attentions))
-            extras = extras_of(self, lessons, held, steps, keep_in(context.keep, self, data.fingerprint))
+            keep = keep_in(context.keep, (model, *teachers), self, data.fingerprint)
+            extras = extras_of(self, lessons, held, steps, keep)
             found = train(student.module, batch_at, self._loss(steps), self.plan(steps), context.report, extras)
         return student, self.facts(found, steps, data)
 
@@ -107,7 +108,7 @@ class Distill(Learning):
         for name in self.teachers:
             if name == ORIGINAL and not context.teachers:
                 raise BadInput("needs a teacher: pass `teacher=` (in a recipe: the uncompressed model)")
-            made += context.teachers if name == ORIGINAL else [model if name == "self" else load(name)]
+            made += context.teachers if name == ORIGINAL else [model if name == ITSELF else load(name)]
         return made
 
     def _loss(self, steps: int) -> LossOf:

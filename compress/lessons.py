@@ -6,7 +6,7 @@ So that training which was killed goes on with the very batches that it would ha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,6 +25,7 @@ from .training_state import Keep
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ..models.model import Model
     from .learning import Learning
 
 IMAGES = "image-classification"
@@ -190,11 +191,17 @@ def extras_of(
     return Extras(judging=judging, keep=keep, said_of=lessons.said_of, **more)
 
 
-def keep_in(folder: Path | None, *decided_by: object) -> Keep | None:
-    """Return where training is kept; `decided_by` is all that decides it."""
+def keep_in(folder: Path | None, models: Sequence[Model], *decided_by: object) -> Keep | None:
+    """Return where training is kept; the models that take part and `decided_by` are all that decides it."""
     if folder is None:
         return None
-    return Keep(folder / "training.pt", hashlib.sha256(repr(decided_by).encode()).hexdigest())
+    digest = hashlib.sha256(repr(decided_by).encode())
+    for model in models:
+        digest.update(model.module.code.encode())
+        for name, value in model.module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return Keep(folder / "training.pt", digest.hexdigest())
 
 
 __all__ = ["Lessons", "accuracy_on", "changes_of", "extras_of", "generator_of", "held_out", "keep_in", "steps_of"]

@@ -70,7 +70,8 @@ def train_quantized(
 
     lessons = Lessons(settings, data, usual_mixup=1.0)
     schedule = Schedule(settings.steps, settings.learning_rate, settings.weight_decay, most_gradient=MOST_GRADIENT)
-    extras = Extras(keep=keep_in(context.keep, settings, data.fingerprint), said_of=lessons.said_of)
+    keep = keep_in(context.keep, (model, *context.teachers), settings, data.fingerprint)
+    extras = Extras(keep=keep, said_of=lessons.said_of)
     teachers = teacher_batches(lessons, context.teachers, settings.reuse) if context.teachers else nullcontext(lessons)
     with zeros_held(student), teachers as batch_at:
         loss_of = _by_teacher(settings) if context.teachers else _by_labels

@@ -216,6 +216,8 @@ class _Reading:
             # What draws, and is given no seed of its own, takes the recipe's.
             settings = {"seed": seed, **settings}
         made = self._check(PASSES[name], settings, (*key, name))
+        if made:
+            checks.teacher_sources(made, self.folder, self.say, (*key, name))
         return Step(name, made, insist) if made else None
 
     def _export_and_profile(self) -> tuple[ExportPart | None, ProfilePart | None]:

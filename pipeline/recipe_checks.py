@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..compress.distill import ITSELF, ORIGINAL, Distill
+from ..compress.passes import Pass
 from ..compress.prune import Prune
 from ..compress.quantize import Quantize
 from ..compress.trim import Trim
@@ -38,9 +40,8 @@ def absolute(text: str, folder: Path) -> str:
     return str((folder / Path(text).expanduser()).resolve())
 
 
-def model_source(source: str, folder: Path, say: Say) -> str:
+def model_source(source: str, folder: Path, say: Say, key: Key = ("model", "source")) -> str:
     """Check the form of a model source; return it with its file, if it has one, made absolute."""
-    key: Key = ("model", "source")
     if code := _python(source):
         return _code_file(code, folder, key, "factory", say)
     name, colon, rest = source.partition(":")
@@ -56,6 +57,15 @@ def model_source(source: str, folder: Path, say: Say) -> str:
         near = suggest(source, REFERENCES)
         say(key, f"got {show(source)}, wanted {_FORMS}{'; ' + near if 'mean' in near else ''}")
     return source
+
+
+def teacher_sources(settings: Pass, folder: Path, say: Say, key: Key) -> tuple[str, ...]:
+    """Check who teaches in a pass; return them with files made absolute."""
+    if not isinstance(settings, Distill):
+        return (ORIGINAL,)
+    known = (ORIGINAL, ITSELF)
+    places = enumerate(settings.teachers)
+    return tuple(n if n in known else model_source(n, folder, say, (*key, "teachers", i)) for i, n in places)
 
 
 def data_source(source: str, folder: Path, say: Say) -> str:

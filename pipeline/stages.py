@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..compress.distill import Distill
 from ..export.artifact import Precision, Target
 from ..export.engine import MODULES, to_engine
 from ..export.onnx_file import EXAMPLES, OnnxSettings, to_onnx
@@ -28,10 +30,12 @@ from ..profile.plan import Plan
 from .build_spread import spread_of_builds
 from .engine_part import engine_inputs, engine_settings
 from .fixed_batch import fix_batch
-from .kept_model import keep, recall
+from .kept_model import keep as keep_model
+from .kept_model import recall
 from .recipe import Recipe
+from .recipe_checks import teacher_sources
 from .recipe_hash import led_to
-from .recipe_parts import Step
+from .recipe_parts import ModelPart, Step
 from .store import Facts, Stage, Store
 from .user_files import model_hashes
 
@@ -78,7 +82,7 @@ def capture_stage(store: Store, recipe: Recipe, data: Dataset | None) -> Stage:
             _check_fit(model, data)
         model = replace(model, source=written.source)
         facts = asdict(summarize(model))
-        keep(store, model, folder)
+        keep_model(store, model, folder)
         return {"specs": facts, "params": facts["params"], "macs": facts["macs"]}
 
     # As the recipe names it and by content, so that a project that was moved keeps its stages.
@@ -101,24 +105,38 @@ def _check_fit(model: Model, data: Dataset) -> None:
         )
 
 
-def pass_stage(store: Store, step: Step, before: Stage, teacher: Stage, data: Dataset | None) -> Stage:
-    """Apply one compression pass."""
-    settings = step.settings
+def pass_stage(
+    store: Store, step: Step, models: tuple[Stage, Stage], data: Dataset | None, recipe_folder: Path
+) -> Stage:
+    """Apply one compression pass to the first of two models, the second being the uncompressed one.
 
-    def make(folder: Path) -> Facts:
-        torch.manual_seed(getattr(settings, "seed", 0))
-        model = recall(store, before)
-        result = settings(model, data=data, teacher=recall(store, teacher), report=store.progress.advance)
-        marked = keep(store, result.model, folder)
-        return {**result.facts, "quantization": marked}
-
+    Training that was killed goes on.
+    """
+    settings, (before, teacher) = step.settings, models
+    sources = teacher_sources(settings, recipe_folder, _checked_before, ())
     inputs = {
         "before": before.key,
         "teacher": teacher.key,
         "settings": asdict(settings),  # type: ignore[call-overload]  # every pass is a dataclass, the base is not
         "data": data.fingerprint if data else None,
+        "files": [model_hashes(ModelPart(source)) for source in sources],
     }
+    keep = store.unfinished(step.name, inputs)
+
+    def make(folder: Path) -> Facts:
+        torch.manual_seed(getattr(settings, "seed", 0))
+        model = recall(store, before)
+        applied = replace(settings, teachers=sources) if isinstance(settings, Distill) else settings
+        result = applied(model, data=data, teacher=recall(store, teacher), report=store.progress.advance, keep=keep)
+        marked = keep_model(store, result.model, folder)
+        shutil.rmtree(keep, ignore_errors=True)
+        return {**result.facts, "quantization": marked}
+
     return store.run(step.name, inputs, make)
+
+
+def _checked_before(*_: object) -> None:
+    """Faults of sources were said when the recipe was read."""
 
 
 def export_stage(

@@ -93,7 +93,8 @@ def _take(store: Store, course: Course, place: int, label: str, data: Dataset | 
     """Apply one pass to the model as it is, and see what it brings."""
     step, before = course.recipe.compress[place], course.kept[-1]
     named = replace(step, name=label)
-    model = pass_stage(store, named, before.model, course.kept[0].model, data)
+    models = before.model, course.kept[0].model
+    model = pass_stage(store, named, models, data, course.recipe.path.absolute().parent)
     model = layers_stage(store, course.recipe, step, model, data) if wants_search(step) else model
     file = _exported(store, course.recipe, model, label, data)
     return Taken(label, step, model, file, pays(store, course.recipe, step, (before.exported, file), data))

@@ -63,7 +63,7 @@ class Store:
             BadInput: the work folder is full or cannot be written.
         """
         with self.bookkeeping():
-            key = _digest({"name": name, "inputs": inputs, "program": _program()})
+            key = _key(name, inputs)
             folder = self.root / "stages" / f"{name}-{key[:16]}"
             found = _finished(name, folder, key)
         if found:
@@ -78,6 +78,10 @@ class Store:
         finally:
             spent = time.perf_counter() - began
             self.seconds[name] = spent - (self.bookkeeping_s - kept_books)
+
+    def unfinished(self, name: str, inputs: Mapping[str, Any]) -> Path:
+        """Return the folder where a stage may keep what it has not finished; another run with these inputs finds it."""
+        return self.root / "unfinished" / f"{name}-{_key(name, inputs)[:16]}"
 
     def _make(self, name: str, folder: Path, key: str, make: Callable[[Path], Facts]) -> Stage:
         with self._beside() as beside:
@@ -197,6 +201,10 @@ def _finished(name: str, folder: Path, key: str) -> Stage | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return Stage(name, folder, done["facts"], key, done["seconds"]) if whole else None
+
+
+def _key(name: str, inputs: Mapping[str, Any]) -> str:
+    return _digest({"name": name, "inputs": inputs, "program": _program()})
 
 
 def _digest(value: Any) -> str:

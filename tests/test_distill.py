@@ -215,7 +215,10 @@ def test_models_that_do_not_fit_the_data_are_refused(wrong: nn.Module, data: Dat
 
 def test_a_loss_that_explodes_names_the_step(data: Dataset, teacher: Model) -> None:
     """With an absurd learning rate training ends with the step and the remedy."""
-    with pytest.raises(ToolFailed, match=r"distill: the loss is (nan|inf) at step \d of 9 \(training examples .*\); lower learning_rate"):
+    with pytest.raises(
+        ToolFailed,
+        match=r"distill: the loss is (nan|inf) at step \d of 9 \(training examples .*\); lower learning_rate",
+    ):
         Distill(steps=9, **{**CALM, "learning_rate": 1e30})(teacher, data=data, teacher=teacher)
 
 

@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from shipworthy.models.files import sha256_of
 from shipworthy.pipeline.progress import Silent
@@ -83,6 +85,26 @@ def test_a_run_killed_again_and_again_ends_with_the_same_files(tmp_path: Path) -
     kept, whole = ({path.name for path in (out / "stages").iterdir()} for out in (torn, calm))
     assert kept == whole
     assert not [path for path in torn.rglob(".*") if path.name != ".lock"]
+
+
+def test_training_that_was_killed_goes_on(tmp_path: Path) -> None:
+    """Killed in the middle of distillation, a build goes on there, and delivers the bytes of an undisturbed run."""
+    steps = {"steps": 700, "batch": 16, "flip": False, "validation": 0.2}
+    passes = [{"prune": {"ratio": 0.5, "insist": True}}, {"distill": steps}]
+    recipe = write_project(tmp_path, compress=passes, export=None, goals={"size_mb": {"max": 100}})
+    calm, torn = tmp_path / "calm", tmp_path / "torn"
+    with start(recipe, torn) as process:
+        while process.poll() is None and not [*torn.glob("unfinished/distill-*/training.pt")]:
+            time.sleep(0.05)
+        process.kill()
+    assert process.returncode == -9
+    (state,) = torn.glob("unfinished/distill-*/training.pt")
+    done = len(torch.load(state, weights_only=True)["losses"])
+    assert 0 < done < 700
+    record, _ = finished(start(recipe, torn))
+    wanted, _ = finished(start(recipe, calm))
+    assert [row["sha256"] for row in record["artifacts"]] == [row["sha256"] for row in wanted["artifacts"]]
+    assert not [*torn.glob("unfinished/*")]
 
 
 def test_two_builds_at_once_do_not_share_a_work_folder(tmp_path: Path) -> None:
