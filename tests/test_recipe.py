@@ -105,7 +105,7 @@ BREAKS = {
     "source missing": ('{source: "reference:fashion-resnet20"}', "{classes: 10}", 3, "model.source", "missing"),
     "reference name": ("fashion-resnet20", "fashion-resnet2", 3, "model.source", "did you mean `fashion-resnet20`"),
     "source prefix": ("reference:f", "torchvison:f", 3, "model.source", "did you mean `torchvision`"),
-    "teacher absent": ("steps: 10", "steps: 10, teachers: [gone.pt2]", 7, "compress[1].distill.teachers[0]", "no such file"),
+    "teacher": ("steps: 10", "steps: 9, teachers: [gone.pt2]", 7, "compress[1].distill.teachers[0]", "no such file"),
     "source later": ("reference:f", "timm:f", 3, "model.source", "planned and not there yet"),
     "source bare": ("reference:fashion-resnet20", "resnet18", 3, "model.source", "wanted `reference:NAME`"),
     "pt2 absent": ("reference:fashion-resnet20", "nowhere.pt2", 3, "model.source", "no such file"),
