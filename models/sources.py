@@ -1,4 +1,4 @@
-"""Where models come from: the one in the package, torchvision, a file of the user's, a saved graph."""
+"""Where models come from: the package, torchvision, timm, transformers, a file of the user's, a saved graph."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import difflib
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,10 +19,10 @@ from .checkpoints import load_weights
 from .errors import BadInput
 from .model import Model, capture, load_pt2
 from .resnet import SmallResNet
+from .sources_hub import ONLINE, timm_module, transformers_module
 from .user_code import call_user, where
 
 ASSETS = Path(__file__).with_name("assets")
-ONLINE = "SHIPWORTHY_ONLINE"
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 
@@ -63,12 +64,15 @@ def load(
     """Load a model and capture it with a dynamic batch.
 
     Args:
-        source: `reference:fashion-resnet20`, `torchvision:NAME`, `path/to/file.py:factory` or `path/to/model.pt2`.
-            A factory takes no arguments and returns a module, or a module and a tuple of example inputs.
-        weights: a file with a state dict. Without one the reference has its own weights, torchvision's models have
-            random ones (seed 0), and a factory's are as it returns them.
+        source: `reference:fashion-resnet20`, `torchvision:NAME`, `timm:NAME`, `transformers:FOLDER`,
+            `path/to/file.py:factory` or `path/to/model.pt2`. A factory takes no arguments and returns a module, or a
+            module and a tuple of example inputs, or those and what else varies, as `capture` takes it
+            (`{"input_ids": {1: "length"}}`).
+        weights: a file with a state dict. Without one the reference has its own weights, torchvision's and timm's
+            models have random ones (seed 0), and a factory's and a folder's are as they come. `pretrained` for timm,
+            and the name of torchvision's own, are fetched where SHIPWORTHY_ONLINE is 1.
         input_shape: of one example, without the batch: `(channels, height, width)`.
-        classes: how many classes torchvision's models tell apart; theirs by default.
+        classes: how many classes torchvision's, timm's and transformers' models tell apart; theirs by default.
 
     Raises:
         BadInput: no such source, weights that do not fit, or a model that cannot be captured.
@@ -84,7 +88,8 @@ def load(
     near = difflib.get_close_matches(prefix, SOURCES, n=1)
     raise BadInput(
         f"model source {source!r}: unknown{f' (did you mean {near[0]}:?)' if near else ''}; "
-        "give reference:fashion-resnet20, torchvision:NAME, path/to/file.py:factory or a .pt2 file"
+        "give reference:fashion-resnet20, torchvision:NAME, timm:NAME, transformers:FOLDER, path/to/file.py:factory "
+        "or a .pt2 file"
     )
 
 
@@ -154,7 +159,7 @@ def _from_hub(request: Request, name: str) -> nn.Module:
 def _factory(request: Request) -> Model:
     request.refuse("classes", "the factory decides that")
     made = call_user(request.source)
-    module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    module, inputs, varies = (*made, {})[:3] if isinstance(made, tuple) and 2 <= len(made) <= 3 else (made, None, {})
     inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
     if not isinstance(inputs, tuple | None) or not all(isinstance(x, Tensor) for x in inputs or ()):
         raise BadInput(f"model source {request.source}: its example inputs must be a tensor or a tuple of tensors")
@@ -164,7 +169,19 @@ def _factory(request: Request) -> Model:
         request.refuse("input_shape", "the factory gives example inputs")
     if request.weights is not None:
         load_weights(module, request.weights)
-    return _captured(module, request, request.example() if inputs is None else inputs)
+    if not isinstance(varies, Mapping):
+        raise BadInput(f"model source {request.source}: what varies is a {type(varies).__name__}, wanted {{input: {{dimension: name}}}}")  # fmt: skip # noqa: E501
+    return _captured(module, request, request.example() if inputs is None else inputs, varies)
+
+
+def _timm(request: Request) -> Model:
+    module, shape = timm_module(request)
+    return _captured(module, request, request.example(shape))
+
+
+def _transformers(request: Request) -> Model:
+    module, examples, varies = transformers_module(request)
+    return _captured(module, request, examples, varies)
 
 
 def _saved(request: Request) -> Model:
@@ -173,7 +190,10 @@ def _saved(request: Request) -> Model:
     return load_pt2(Path(request.source))
 
 
-def _captured(module: nn.Module, request: Request, example_inputs: tuple[Tensor, ...]) -> Model:
+def _captured(
+    module: nn.Module, request: Request, example_inputs: tuple[Tensor, ...],
+    varies: Mapping[str, Mapping[int, str]] = MappingProxyType({}),
+) -> Model:  # fmt: skip
     module.eval()
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -185,18 +205,14 @@ def _captured(module: nn.Module, request: Request, example_inputs: tuple[Tensor,
             f" at {where(fault, Path(request.source.rpartition(':')[0]).resolve())}" if ".py:" in request.source else ""
         )
         raise BadInput(f"model source {request.source}: fails on inputs of shape {shapes}{place}: {fault}") from fault
-    return capture(module, example_inputs, source=request.source)
-
-
-def _not_yet(request: Request) -> Model:
-    raise BadInput(f"model source {request.source}: not supported yet; build the model in path/to/file.py:factory")
+    return capture(module, example_inputs, source=request.source, dynamic=varies)
 
 
 SOURCES: dict[str, Callable[[Request], Model]] = {
     "reference": _reference,
     "torchvision": _torchvision,
-    "timm": _not_yet,
-    "transformers": _not_yet,
+    "timm": _timm,
+    "transformers": _transformers,
 }
 
 __all__ = ["load"]

@@ -30,9 +30,9 @@ REFERENCES = ("fashion-resnet20",)
 DATA_SETS = ("fashion-mnist",)
 BUNDLED = "bundled"
 """The `data.root` that asks for the images in the package."""
-SOURCES = ("reference", "torchvision")
-LATER_SOURCES = ("timm", "transformers")
-_FORMS = "`reference:NAME`, `torchvision:NAME`, `path/to/file.py:factory` or a `.pt2` file"
+SOURCES = ("reference", "torchvision", "timm", "transformers")
+_FORMS = "`reference:NAME`, `torchvision:NAME`, `timm:NAME`, `transformers:FOLDER`, `path/to/file.py:factory` or a `.pt2` file"  # fmt: skip # noqa: E501
+PRETRAINED = "pretrained"
 
 
 def absolute(text: str, folder: Path) -> str:
@@ -47,9 +47,9 @@ def model_source(source: str, folder: Path, say: Say, key: Key = ("model", "sour
     name, colon, rest = source.partition(":")
     if source.endswith(".pt2"):
         return _file(source, folder, key, "a .pt2 file", say)
-    if colon and name in LATER_SOURCES:
-        say(key, f"got {show(source)}: `{name}:` sources are planned and not there yet; save the model as .pt2")
-    elif colon and name not in SOURCES:
+    if name == "transformers" and (Path(absolute(rest, folder)) / "config.json").is_file():
+        return f"{name}:{absolute(rest, folder)}"
+    if colon and name not in SOURCES:
         say(key, f"got {show(source)}, wanted {_FORMS}; {suggest(name, SOURCES)}")
     elif name == "reference" and rest not in REFERENCES:
         say(key, f"got {show(source)}, no such reference model; {suggest(rest, REFERENCES)}")
@@ -103,7 +103,9 @@ def _file(text: str, folder: Path, key: Key, what: str, say: Say) -> str:
 
 def model_part(part: ModelPart, folder: Path, say: Say) -> ModelPart:
     """Check the model's files; return the part with absolute paths."""
-    weights = part.weights and _file(part.weights, folder, ("model", "weights"), "a state-dict file", say)
+    weights = part.weights
+    if weights and weights != PRETRAINED:
+        weights = _file(weights, folder, ("model", "weights"), "a state-dict file", say)
     return ModelPart(model_source(part.source, folder, say), weights, part.input, part.classes)
 
 

@@ -41,6 +41,9 @@ from .user_files import model_hashes
 
 PARITY_EXAMPLES = 256
 CAPTURE = "capture"
+_ANY_SIZE = ("torchvision:", "timm:")
+"""Sources that make a model for images of the data's size."""
+
 LAYERS = "-layers"
 """What ends the name of the stage that chooses the layers of a pass."""
 
@@ -74,7 +77,7 @@ class Exported:
 def capture_stage(store: Store, recipe: Recipe, data: Dataset | None) -> Stage:
     """Load and capture the model of the recipe."""
     part, written = recipe.model, recipe.written[0]
-    shape = part.input or (data.input_shape if data and part.source.startswith("torchvision:") else None)
+    shape = part.input or (data.input_shape if data and part.source.startswith(_ANY_SIZE) else None)
 
     def make(folder: Path) -> Facts:
         model = load(part.source, weights=part.weights, input_shape=shape, classes=part.classes)

@@ -9,12 +9,16 @@ from pathlib import Path
 from ..models.files import sha256_of
 from .recipe_parts import ModelPart
 
+_FOLDERS = "transformers:"
+
 
 def model_hashes(part: ModelPart) -> list[str]:
-    """Return the hashes of a model's files: its weights, its `.pt2` file, its factory and the modules beside it."""
+    """Return the hashes of a model's files: weights, `.pt2` file, factory and modules beside it, or all of a folder."""
     code = re.fullmatch(r"(.+\.py):\w*", part.source)
     named = [Path(name) for name in (part.source, part.weights) if name]
     files = [*(_code(Path(code[1])) if code else ()), *named]
+    folder = Path(part.source.removeprefix(_FOLDERS))
+    files += sorted(folder.iterdir()) if part.source.startswith(_FOLDERS) and folder.is_dir() else []
     return [sha256_of(path) for path in files if path.is_file()]
 
 

@@ -106,7 +106,6 @@ BREAKS = {
     "reference name": ("fashion-resnet20", "fashion-resnet2", 3, "model.source", "did you mean `fashion-resnet20`"),
     "source prefix": ("reference:f", "torchvison:f", 3, "model.source", "did you mean `torchvision`"),
     "teacher": ("steps: 10", "steps: 9, teachers: [gone.pt2]", 7, "compress[1].distill.teachers[0]", "no such file"),
-    "source later": ("reference:f", "timm:f", 3, "model.source", "planned and not there yet"),
     "source bare": ("reference:fashion-resnet20", "resnet18", 3, "model.source", "wanted `reference:NAME`"),
     "pt2 absent": ("reference:fashion-resnet20", "nowhere.pt2", 3, "model.source", "no such file"),
     "py absent": ("reference:fashion-resnet20", "nowhere.py:make", 3, "model.source", "nowhere.py"),
@@ -307,7 +306,7 @@ def test_a_recipe_knows_what_the_stages_know() -> None:
     from shipworthy.models.sources import SOURCES
     from shipworthy.profile.runners import RUNTIMES
 
-    assert {*checks.SOURCES, *checks.LATER_SOURCES} == set(SOURCES)
+    assert set(checks.SOURCES) == set(SOURCES)
     assert set(get_args(Runtime)) <= set(RUNTIMES)
     low, high = get_args(get_type_hints(OnnxPart, include_extras=True)["opset"])[1:]
     assert (low.ge, high.le) == (OPSETS.start, OPSETS.stop - 1)

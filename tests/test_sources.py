@@ -113,8 +113,6 @@ def test_pt2_files_load_without_their_class(net_file: Path, tmp_path: Path) -> N
     [
         ("resnet18", {}, "give reference:fashion-resnet20, torchvision:NAME"),
         ("torchvison:resnet18", {}, "did you mean torchvision:"),
-        ("timm:resnet18", {}, "not supported yet"),
-        ("transformers:bert", {}, "not supported yet"),
         ("reference:resnet20", {}, "did you mean reference:fashion-resnet20"),
         ("reference:fashion-resnet20", {"classes": 5}, "takes no `classes`"),
         ("torchvision:resnet19", {}, "nearest: .*resnet18"),
