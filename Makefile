@@ -41,6 +41,8 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/quantization.py --tools out/quantization/tools
 	$(BIN)/python benchmarks/calibration_memory.py
 	$(BIN)/python benchmarks/quantization_accuracy.py --rows out/quantization_accuracy/rows.jsonl
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/distillation.py --rows out/distillation/rows.jsonl
 	$(BIN)/python benchmarks/parity_noise.py
 	$(BIN)/python benchmarks/parity_faults.py
 	$(BIN)/python benchmarks/profiler.py --rows out/profiler/rows.jsonl
