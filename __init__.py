@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .compress.prune import Prune
     from .compress.quantize import Quantize
     from .compress.sparsify import Sparsify
+    from .compress.transfer import Transfer
     from .compress.trim import Trim
     from .export.artifact import EngineArtifact, OnnxArtifact
     from .export.engine import refit_engine, to_engine
@@ -54,6 +55,7 @@ _HOMES = {
     "compress.prune": ("Prune",),
     "compress.quantize": ("Quantize",),
     "compress.sparsify": ("Sparsify",),
+    "compress.transfer": ("Transfer",),
     "compress.trim": ("Trim",),
     "export.artifact": ("EngineArtifact", "OnnxArtifact"),
     "export.engine": ("refit_engine", "to_engine"),
@@ -133,6 +135,7 @@ __all__ = [
     "Sparsify",
     "TensorSpec",
     "ToolFailed",
+    "Transfer",
     "Trim",
     "Verdict",
     "__version__",

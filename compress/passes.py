@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from pydantic import ConfigDict
 
@@ -56,6 +56,9 @@ class Pass(ABC):
     the same inputs and outputs (names, types, shapes), that it runs, and that weights made sparse are still so.
     """
 
+    adapts: ClassVar[bool] = False
+    """Whether the pass may give other classes and colours, as transfer does; no other may."""
+
     @final
     def __call__(self, model: Model, *, data: Dataset | None = None, teacher: Model | Sequence[Model] | None = None,
                  report: Any = None, keep: Path | None = None) -> PassResult:  # fmt: skip
@@ -86,7 +89,7 @@ class Pass(ABC):
         before = count(model)
         try:
             made, facts = self._apply(model, Context(data, _several(teacher), report, keep))
-            same_interface(model, made)
+            same_interface(made if self.adapts else model, made)
             made = still_sparse(model, made)
         except ShipworthyError as fault:
             raise type(fault)(f"{name}: {fault}") from fault

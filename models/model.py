@@ -92,6 +92,19 @@ class Model:
         set_training(self.module, False)
         return _export(self.module, self.example_inputs, self.dims)
 
+    def recaptured(self, example_inputs: tuple[Tensor, ...]) -> Model:
+        """Return the present graph captured anew on other examples, whose sizes are then the model's.
+
+        Raises:
+            BadInput: the graph does not take them.
+        """
+        set_training(self.module, False)
+        program = _export(self.module, example_inputs, self.dims)
+        made = _model(copy_graph(program.module(check_guards=False)), program, example_inputs, self.dims)
+        names = zip(self.inputs, made.inputs, strict=True)
+        inputs = tuple(replace(new, name=old.name) for old, new in names)
+        return replace(self, module=made.module, inputs=inputs, outputs=made.outputs, example_inputs=example_inputs)
+
     @property
     def dims(self) -> Dims:
         """The names of the dimensions of each input that may vary, by their position."""
