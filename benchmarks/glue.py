@@ -126,7 +126,7 @@ def batches(data: Dataset, settings: Glue) -> Iterator[tuple[Tensor, Tensor]]:
                 break
             indices = order[start : start + settings.batch]
             pixels = torch.stack([change(one) for one in data.train.pixels(indices)])
-            x = data.preprocessing(pixels).contiguous(memory_format=torch.channels_last)
+            x = data.preprocessing.inputs(pixels)[0].contiguous(memory_format=torch.channels_last)
             yield x, data.train.labels[indices]
             done += 1
 

@@ -16,7 +16,7 @@ from .layers import running
 from .scores import add_to, with_scores_for_all
 
 
-def activation_scores(model: Model, channels: Channels, x: Tensor) -> dict[int, float]:
+def activation_scores(model: Model, channels: Channels, x: Tensor | tuple[Tensor, ...]) -> dict[int, float]:
     """Score channels by the size of what layers read of them: activations times weights.
 
     For each convolution and linear layer a channel counts with the root mean square of its activations, times the norm
@@ -26,7 +26,7 @@ def activation_scores(model: Model, channels: Channels, x: Tensor) -> dict[int, 
     Args:
         model: the analysed model.
         channels: its channels.
-        x: examples `(n, ...)`; no more are used than fit into memory.
+        x: examples `(n, ...)` of each input, or of the only one; no more are used than fit into memory.
     """
     totals = {root: 0.0 for group in channels.groups for root in group.channels}
     for node, values in running(model, x):

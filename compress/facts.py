@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..models.data import NOUNS
+from ..models.data_fit import misfit
 from ..models.errors import BadInput, ToolFailed
 from ..models.model import Model
 from ..models.summary import summarize
@@ -24,39 +26,38 @@ def count(model: Model) -> dict[str, int]:
 
 
 def learns_from(model: Model, data: Dataset) -> None:
-    """Check that a model can be trained on labelled images.
+    """Check that a model can be trained on labelled examples.
 
     Raises:
         BadInput: it takes other inputs than the data gives, or does not give one score for each class.
     """
     takes, gives = [spec.shape[1:] for spec in model.inputs], [spec.shape[1:] for spec in model.outputs]
-    if takes != [data.input_shape] or gives != [(len(data.classes),)]:
+    if misfit(model, data) or gives != [(len(data.classes),)]:
         raise BadInput(
-            f"the model maps {takes} to {gives}, the data {data.name!r} has images {data.input_shape} "
+            f"the model maps {takes} to {gives}, the data {data.name!r} has {NOUNS[data.task]}s {data.input_shapes[0]} "
             f"of {len(data.classes)} classes; choose data that fit the model"
         )
 
 
 def takes_inputs_of(model: Model, data: Dataset) -> None:
-    """Check that a model's only input is the data's.
+    """Check that a model's inputs are the data's.
 
     Raises:
-        BadInput: it is not.
+        BadInput: they are not.
     """
     takes = [spec.shape[1:] for spec in model.inputs]
-    if takes != [data.input_shape]:
-        raise BadInput(f"the model takes {takes}, the data {data.name!r} {data.input_shape}; choose data that fit it")
+    if fault := misfit(model, data):
+        raise BadInput(f"the model takes {takes}, the data {data.name!r} {data.input_shapes[0]}: {fault}")
 
 
-def training_inputs(model: Model, data: Dataset, count: int, seed: int) -> Tensor:
-    """Return inputs `(count, ...)` of training examples drawn by `seed`.
+def training_inputs(model: Model, data: Dataset, count: int, seed: int) -> tuple[Tensor, ...]:
+    """Return the inputs `(count, ...)`, in order, of training examples drawn by `seed`.
 
     Raises:
         BadInput: the model takes other inputs.
     """
     takes_inputs_of(model, data)
-    x, _ = data.batch(data.train, data.sample(count, seed))
-    return x
+    return data.inputs(data.train, data.sample(count, seed))
 
 
 def same_interface(before: Model, after: Model) -> None:

@@ -15,6 +15,7 @@ from ..models.model import Model
 from .facts import training_inputs
 
 BATCH = 64
+Inputs = tuple[Tensor, ...]
 
 
 def harm_on(model: Model, data: Dataset, samples: int, seed: int) -> Callable[[Graph], float]:
@@ -46,21 +47,25 @@ def harm_on(model: Model, data: Dataset, samples: int, seed: int) -> Callable[[G
     return harm
 
 
-def _batches(model: Model, data: Dataset, samples: int, seed: int) -> list[Tensor]:
+def _batches(model: Model, data: Dataset, samples: int, seed: int) -> list[Inputs]:
     """Return inputs `(batch, ...)`, whole batches only where the model's is fixed."""
     if model.dynamic_batch:
-        return list(torch.split(training_inputs(model, data, samples, seed), BATCH))
+        return _parts(training_inputs(model, data, samples, seed), BATCH)
     size = int(model.inputs[0].shape[0])
-    found = torch.split(training_inputs(model, data, max(samples, size), seed), size)
-    whole = [x for x in found if len(x) == size]
+    found = _parts(training_inputs(model, data, max(samples, size), seed), size)
+    whole = [inputs for inputs in found if len(inputs[0]) == size]
     if not whole:
-        raise BadInput(f"the model's batch is fixed at {size}, and there are {len(found[0])} training examples")
+        raise BadInput(f"the model's batch is fixed at {size}, and there are {len(found[0][0])} training examples")
     return whole
 
 
-def _run(model: Model, graph: Graph, x: Tensor) -> Sequence[Tensor]:
+def _parts(inputs: Inputs, size: int) -> list[Inputs]:
+    return list(zip(*(torch.split(x, size) for x in inputs), strict=True))
+
+
+def _run(model: Model, graph: Graph, inputs: Inputs) -> Sequence[Tensor]:
     with torch.no_grad():
-        found = Interpreter(model.module, graph=graph).run(x.clone())
+        found = Interpreter(model.module, graph=graph).run(*(x.clone() for x in inputs))
     return torch.utils._pytree.tree_leaves(found)
 
 

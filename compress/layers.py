@@ -113,23 +113,33 @@ def affordable(model: Model, count: int) -> int:
     return max(1, min(count, MEMORY_BYTES // peak))
 
 
-def running(model: Model, x: Tensor) -> Iterator[tuple[Node, Mapping[Node, Any]]]:
+def running(model: Model, x: Tensor | tuple[Tensor, ...]) -> Iterator[tuple[Node, Mapping[Node, Any]]]:
     """Run a model operator by operator: yield each when it has run, with all values that are still needed.
 
     Args:
-        model: one with a single input.
-        x: examples `(n, ...)`; no more are used than fit into memory.
+        model: any.
+        x: examples `(n, ...)` of each input, or of the only one; no more are used than fit into memory.
     """
-    x = x[: affordable(model, len(x))]
+    inputs = iter(first(x, affordable(model, count_of(x))))
     interpreter = Interpreter(model.module)
     for node in model.module.graph.nodes:
         if node.op == "output":
             return
         with torch.no_grad():
-            interpreter.env[node] = x.clone() if node.op == "placeholder" else interpreter.run_node(node)
+            interpreter.env[node] = next(inputs).clone() if node.op == "placeholder" else interpreter.run_node(node)
         yield node, interpreter.env
         for used in interpreter.user_to_last_uses.get(node, ()):
             del interpreter.env[used]
+
+
+def first(x: Tensor | tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
+    """Return the first so many examples of each input."""
+    return tuple(each[:count] for each in (x if isinstance(x, tuple) else (x,)))
+
+
+def count_of(x: Tensor | tuple[Tensor, ...]) -> int:
+    """Return how many examples there are."""
+    return len(x[0] if isinstance(x, tuple) else x)
 
 
 def norm_scale(model: Model, norm: Node) -> Tensor | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 from annotated_types import Ge, Gt, Le
 from pydantic.dataclasses import dataclass
 
+from ..models.errors import BadInput
 from ..models.schemes import Scheme, useless
 from .passes import SETTINGS, Context, Pass, need_data
 
@@ -94,16 +95,18 @@ class Quantize(Pass):
             return replace(model, quantization=marked), {"scheme": self.scheme}
         data = need_data(context, "for calibration")
         indices = data.sample(self.calibration, self.seed)
-        examples, _ = data.batch(data.train, indices)
+        examples = data.inputs(data.train, indices)
         facts: dict[str, Any] = {
-            "scheme": self.scheme, "calibration_examples": len(examples), "method": self.method,
+            "scheme": self.scheme, "calibration_examples": len(examples[0]), "method": self.method,
         }  # fmt: skip
         if self.steps:
             from .qat import train_quantized
 
-            model, learnt = train_quantized(self, model, context, data, examples)
+            if len(examples) > 1:
+                raise BadInput(f"steps: training in integers takes one input yet, {data.name} gives {len(examples)}; leave it out")  # fmt: skip # noqa: E501
+            model, learnt = train_quantized(self, model, context, data, examples[0])
             facts |= learnt
-        marked = Quantization(self.scheme, self.method, (examples,), self._options())
+        marked = Quantization(self.scheme, self.method, examples, self._options())
         return replace(model, quantization=marked), facts
 
     def _given(self) -> set[str]:

@@ -21,7 +21,7 @@ from torch.fx import Interpreter, Node
 from ..models.graph import SUMS, aten, get_tensor, put_tensor
 from ..models.model import Model
 from .channels import Channels
-from .layers import Layer, affordable, alone, layer_of, norm_eps, norm_scale, patch_sums
+from .layers import Layer, affordable, alone, count_of, first, layer_of, norm_eps, norm_scale, patch_sums
 from .least_squares import fit
 from .rewrite import without
 
@@ -37,7 +37,11 @@ Keep = Callable[[Node, Tensor], Tensor]
 
 
 def reconstruct(
-    original: Model, smaller: Model, x: Tensor, channels: Channels | None = None, gone: Collection[int] = ()
+    original: Model,
+    smaller: Model,
+    x: Tensor | tuple[Tensor, ...],
+    channels: Channels | None = None,
+    gone: Collection[int] = (),
 ) -> list[str]:
     """Refit convolutions, linear layers and batch-norm statistics of a smaller model, in place.
 
@@ -47,7 +51,7 @@ def reconstruct(
     Args:
         original: the model before.
         smaller: the same without the channels `gone`, or without some operators; those left have their old names.
-        x: examples `(n, ...)`; no more are used than fit into memory.
+        x: examples `(n, ...)` of each input, or of the only one; no more are used than fit into memory.
         channels: the analysis of the original, where channels are gone.
         gone: the roots that were removed.
 
@@ -59,7 +63,7 @@ def reconstruct(
     def keep(node: Node, value: Tensor) -> Tensor:
         return value if channels is None else without(value, channels.nodes[node.name], lost)
 
-    walk = _Walk(original, smaller, keep, x[: max(CHECKED, affordable(original, len(x)))])
+    walk = _Walk(original, smaller, keep, first(x, max(CHECKED, affordable(original, count_of(x)))))
     with torch.no_grad():
         return [name for node in smaller.module.graph.nodes if (name := walk.step(node))]
 
@@ -67,8 +71,10 @@ def reconstruct(
 class _Walk:
     """Both models side by side, one operator of the smaller one after the other."""
 
-    def __init__(self, original: Model, smaller: Model, keep: Keep, x: Tensor) -> None:
-        self._smaller, self._keep, self._x = smaller, keep, x
+    def __init__(self, original: Model, smaller: Model, keep: Keep, inputs: tuple[Tensor, ...]) -> None:
+        self._smaller, self._keep = smaller, keep
+        places = [node.name for node in original.module.graph.nodes if node.op == "placeholder"]
+        self._inputs = dict(zip(places, inputs, strict=True))
         self._before, self._after = Interpreter(original.module), Interpreter(smaller.module)
         self._originals = {node.name: node for node in original.module.graph.nodes}
         self._ahead = iter(original.module.graph.nodes)
@@ -99,7 +105,8 @@ class _Walk:
         return layer.weight if layer is not None and refitted else None
 
     def _run(self, interpreter: Interpreter, node: Node) -> None:
-        interpreter.env[node] = self._x.clone() if node.op == "placeholder" else interpreter.run_node(node)
+        given = node.op == "placeholder"
+        interpreter.env[node] = self._inputs[node.name].clone() if given else interpreter.run_node(node)
 
     def _original(self, node: Node) -> Tensor:
         """Return what is left of the original's value at one of its nodes."""

@@ -107,8 +107,8 @@ def taylor_gradients(model: Model, data: Dataset, samples: int, seed: int) -> di
     work = model.copy()
     indices = data.sample(samples, seed)
     for part in torch.split(indices, 128):
-        x, y = data.batch(data.train, part)
-        loss = F.cross_entropy(work.module(x), y, reduction="sum") / len(indices)
+        scores = work.module(*data.inputs(data.train, part))
+        loss = F.cross_entropy(scores, data.train.labels[part], reduction="sum") / len(indices)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return {
         name: p.detach() * p.grad if p.grad is not None else torch.zeros_like(p)

@@ -39,13 +39,15 @@ class Reader:
     weight: Tensor
 
 
-def selection_scores(model: Model, channels: Channels, x: Tensor, keep: Mapping[Group, int]) -> dict[int, float]:
+def selection_scores(
+    model: Model, channels: Channels, x: Tensor | tuple[Tensor, ...], keep: Mapping[Group, int]
+) -> dict[int, float]:
     """Score channels by the order in which they are taken; those that are not taken have 0.
 
     Args:
         model: the analysed model.
         channels: its channels.
-        x: examples `(n, ...)`; no more are used than fit into memory.
+        x: examples `(n, ...)` of each input, or of the only one; no more are used than fit into memory.
         keep: how many channels of each group to take; other groups are left out.
 
     Returns:
@@ -64,7 +66,7 @@ def selection_scores(model: Model, channels: Channels, x: Tensor, keep: Mapping[
     return scores
 
 
-def _readers(model: Model, channels: Channels, x: Tensor, wanted: set[int]) -> list[Reader]:
+def _readers(model: Model, channels: Channels, x: Tensor | tuple[Tensor, ...], wanted: set[int]) -> list[Reader]:
     found = (_reader(model, channels, node, values, wanted) for node, values in running(model, x))
     return [reader for reader in found if reader is not None]
 

@@ -60,7 +60,7 @@ def to_onnx(  # noqa: PLR0913 (each is given by its name)
     precision: Precision | None = None,
     target: Target = "cpu",
     opset: int | None = None,
-    calibration: Tensor | None = None,
+    calibration: Tensor | tuple[Tensor, ...] | None = None,
     settings: OnnxSettings = OnnxSettings(),
 ) -> OnnxArtifact:
     """Export a model; the same model gives the same bytes.
@@ -75,8 +75,8 @@ def to_onnx(  # noqa: PLR0913 (each is given by its name)
             linear layers. None: that of its scheme for a model that went through the quantize pass, fp32 otherwise.
         target: of integers, the family of runtimes that the file is laid out for; the opset must be one that it reads.
         opset: 18 to 25; None: 20, and 22 for bf16. Weights alone in integers take 21 at least.
-        calibration: examples of the first input, `(count, ...)`: for int8 without the quantize pass, and for lower
-            precisions to see which values they cannot hold.
+        calibration: examples `(count, ...)` of each input, or of the first: for int8 without the quantize pass, and
+            for lower precisions to see which values they cannot hold.
         settings: what stays in fp32, and how the file is written.
 
     Returns:
@@ -91,12 +91,13 @@ def to_onnx(  # noqa: PLR0913 (each is given by its name)
     precision = precision or _own_precision(model) or "fp32"
     _check_choices(precision, target)
     number = chosen_opset(opset, precision, target)
-    asked = _asked(model, precision, calibration) if precision in QUANTIZED else None
+    given = () if calibration is None else calibration if isinstance(calibration, tuple) else (calibration,)
+    asked = _asked(model, precision, given) if precision in QUANTIZED else None
     graph, known = graph_with_grids(model, max(number, LEAST_OPSET) if precision in WEIGHTS_ALONE else number)
     if asked is not None:
         graph = _in_integers(graph, asked, target, known)
     elif precision != "fp32":
-        graph = _in_low(graph, precision, settings, _examples(model, calibration))
+        graph = _in_low(graph, precision, settings, _examples(model, given))
     return write_onnx(graph, Path(path), model, precision, target, settings)
 
 
@@ -139,14 +140,14 @@ def _own_precision(model: Model) -> Precision | None:
     return precision_of(cast(Scheme, model.quantization.scheme)) if model.quantization else None
 
 
-def _asked(model: Model, precision: Precision, calibration: Tensor | None) -> Quantization:
+def _asked(model: Model, precision: Precision, calibration: tuple[Tensor, ...]) -> Quantization:
     """Return how a model becomes integers: as its quantize pass says, with other examples if some are given."""
     own = _own_precision(model) or precision
     if own != precision:
         raise BadInput(f"precision {precision!r}: the model was quantized for {own}; leave the precision out")
     asked = model.quantization or Quantization(precision, "minmax", ())
-    if calibration is not None:
-        asked = replace(asked, calibration=(calibration,))
+    if calibration:
+        asked = replace(asked, calibration=calibration)
     if asked.scheme == "int8":
         _check_examples(model, asked)
     return asked
@@ -170,11 +171,11 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
     )
 
 
-def _examples(model: Model, calibration: Tensor | None) -> dict[str, np.ndarray[Any, Any]]:
+def _examples(model: Model, calibration: tuple[Tensor, ...]) -> dict[str, np.ndarray[Any, Any]]:
     """Return inputs that values are looked at on: those given, or the model's own, with noise for empty ones."""
     given = model.example_inputs
-    if calibration is not None:
-        given = (calibration[:EXAMPLES], *given[1:])
+    if calibration:
+        given = (*(x[:EXAMPLES] for x in calibration), *given[len(calibration) :])
     elif model.quantization is not None and model.quantization.calibration:
         given = tuple(x[:EXAMPLES] for x in model.quantization.calibration)
     draw = torch.Generator().manual_seed(0)

@@ -32,13 +32,15 @@ class Notes:
 
     Attributes:
         recipe_sha256: of what in the recipe led to the model; goals and measurements are not in it.
-        preprocessing: how bytes become its input: `scale`, `mean`, `std`, `layout`.
+        preprocessing: how its inputs are made, as each kind's `to_dict` has it; of images with their `layout`.
         classes: what its scores stand for, in order.
+        task: what it tells of each example, as `text-classification`.
     """
 
     recipe_sha256: str = ""
     preprocessing: Mapping[str, Any] | None = None
     classes: tuple[str, ...] = ()
+    task: str = ""
 
 
 def write_metadata(graph: OnnxGraph, model: Model, precision: Precision, target: Target, notes: Notes) -> None:
@@ -55,6 +57,7 @@ def write_metadata(graph: OnnxGraph, model: Model, precision: Precision, target:
         "fp32_nodes": ",".join(sorted(graph.fp32_nodes)),
         "recipe_sha256": notes.recipe_sha256,
         "preprocessing": json.dumps(notes.preprocessing, sort_keys=True) if notes.preprocessing else "",
+        "task": notes.task,
         "classes": json.dumps(list(notes.classes), ensure_ascii=False) if notes.classes else "",
         "tools": ", ".join(f"{name} {one}" for name, one in tools().items()),
     }
@@ -72,7 +75,8 @@ def _scheme(model: Model, precision: Precision) -> str:
 
 def notes_of(data: Dataset, recipe_sha256: str = "") -> Notes:
     """Return what data says of a model's input and classes."""
-    return Notes(recipe_sha256, data.preprocessing.to_dict() | {"layout": "NCHW"}, tuple(data.classes))
+    layout = {"layout": "NCHW"} if data.task == "image-classification" else {}
+    return Notes(recipe_sha256, data.preprocessing.to_dict() | layout, tuple(data.classes), data.task)
 
 
 def read_metadata(path: str | PathLike[str]) -> dict[str, str]:

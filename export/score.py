@@ -50,16 +50,24 @@ def _open(artifact: str | PathLike[str]) -> OnnxSession:
     return open_graph(as_written(read_onnx(path, weights=True)), OnnxSession)
 
 
+def _matched(artifact: str | PathLike[str], session: OnnxSession, data: Dataset) -> list[str]:
+    """Return the file's inputs in the order of the data's: by name, or by place where there is one."""
+    held, wanted = list(session.inputs), list(data.input_names)
+    if set(held) == set(wanted):
+        return wanted
+    if len(held) == len(wanted) == 1:
+        return held
+    raise BadInput(f"{artifact}: takes the inputs {', '.join(held)}, {data.name} gives {', '.join(wanted)}; choose data that fit the file")  # fmt: skip # noqa: E501
+
+
 def predict(artifact: str | PathLike[str], data: Dataset, split: Split) -> NDArray[np.int64]:
     """Return the class number of every example of a split, `(examples,)`."""
     session = _open(artifact)
-    if len(session.inputs) != 1:
-        raise BadInput(f"{artifact}: classification takes one input, this file has {list(session.inputs)}")
-    name = next(iter(session.inputs))
+    names = _matched(artifact, session, data)
     found = []
     for part in in_batches(len(split)):
-        x, _ = data.batch(split, torch.arange(part.start, part.stop))
-        scores = session.run({name: x.numpy()})[0]
+        inputs = data.inputs(split, torch.arange(part.start, part.stop))
+        scores = session.run({name: x.numpy() for name, x in zip(names, inputs, strict=True)})[0]
         if scores.ndim != 2 or scores.shape[1] != len(data.classes):
             raise BadInput(
                 f"{artifact}: gives {scores.shape}, wanted (batch, {len(data.classes)}) for the data's classes"

@@ -1,11 +1,9 @@
-"""Data as the stages see it: two splits of bytes with labels, read on demand, and one way to make inputs of them."""
+"""Data as the stages see it: two splits with labels, read on demand, and one way to make a model's inputs of them."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
@@ -15,69 +13,56 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .data_options import Options
 from .errors import BadInput
+from .preprocessing import Prepares, Preprocessing
+
+LENGTH = "length"
+"""Stands for a size that varies from batch to batch."""
 
 Task = Literal["image-classification", "text-classification", "audio-classification"]
-
-
-@final
-@dataclass(frozen=True)
-class Preprocessing:
-    """How bytes become a model's input: `(pixels * scale - mean) / std`, per channel.
-
-    Attributes:
-        scale: factor on the bytes; 1/255 maps them to 0 to 1.
-        mean: subtracted after scaling, one number or one for each channel.
-        std: divided by, as many numbers as `mean`.
-    """
-
-    scale: float = 1 / 255
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be applied."""
-        if len(self.mean) != len(self.std) or not self.mean:
-            raise BadInput(f"mean and std must have one number for each channel, got {self.mean} and {self.std}")
-        if not all(value > 0 for value in self.std):
-            raise BadInput(f"std must be positive, got {self.std}")
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Map bytes `(n, c, h, w)` to float32 `(n, c, h, w)`."""
-        if pixels.dtype != torch.uint8:
-            raise BadInput(f"preprocessing takes bytes (torch.uint8), got {pixels.dtype}")
-        x = pixels.to(torch.float32).mul_(self.scale)
-        if any(self.mean):
-            x.sub_(torch.tensor(self.mean).view(-1, 1, 1))
-        if any(value != 1 for value in self.std):
-            x.div_(torch.tensor(self.std).view(-1, 1, 1))
-        return x
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for a report or a manifest."""
-        return {"scale": self.scale, "mean": list(self.mean), "std": list(self.std)}
+NOUNS: dict[Task, str] = {
+    "image-classification": "image",
+    "text-classification": "sentence",
+    "audio-classification": "recording",
+}
+"""What one example is called."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled images. Pixels are fetched when asked for, so a split may be larger than memory.
+    """Labelled examples. They are fetched when asked for, so a split may be larger than memory.
 
     Attributes:
         labels: class numbers `(n,)`, int64.
-        fetch: maps indices `(k,)` to bytes `(k, c, h, w)`; see `in_memory`.
+        fetch: maps indices `(k,)` to what the preprocessing takes: bytes of images `(k, c, h, w)` (see `in_memory`),
+            tokens `(k, length)`, or samples of recordings `(k, samples)`.
+        lengths: of examples that are not all as long, `(n,)`.
     """
 
     labels: Tensor
     fetch: Callable[[Tensor], Tensor] = field(repr=False)
+    lengths: Tensor | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Return the number of examples."""
         return len(self.labels)
 
     def pixels(self, indices: Tensor) -> Tensor:
         """Return the images at `indices` `(k,)` as bytes `(k, c, h, w)`."""
         return self.fetch(indices)
+
+    def usual(self, count: int) -> Tensor:
+        """Return the indices `(count,)` of examples as they are usually: the first, or those of about median length.
+
+        Where there are fewer, they come again.
+        """
+        places = torch.arange(len(self))
+        if self.lengths is not None:
+            away = (self.lengths - self.lengths.median()).abs()
+            places = torch.argsort(away, stable=True)
+        return places[torch.arange(count) % len(self)]
 
 
 @final
@@ -90,52 +75,70 @@ class Dataset:
         classes: class names; labels index them.
         train: for training, pruning scores and calibration.
         test: for the final scores only; nothing is chosen by it.
-        preprocessing: maps bytes to a model's inputs.
-        input_shape: `(c, h, w)` of one image.
+        preprocessing: maps what a split fetches to a model's inputs.
+        input_shape: of each input of one example, `(c, h, w)` of an image; empty where the length varies.
         fingerprint: a hash that changes when the data or its preprocessing does; a key for caches.
         facts: plain values for the report, among them `training_set`, which says in words what was used.
         task: what is told of each example.
+        files: that the deployed model needs too, by the name that they have beside it.
     """
 
     name: str
     classes: tuple[str, ...]
     train: Split
     test: Split
-    preprocessing: Preprocessing
-    input_shape: tuple[int, int, int]
+    preprocessing: Prepares
+    input_shape: tuple[int, ...]
     fingerprint: str
     facts: Mapping[str, Any]
     task: Task = "image-classification"
+    files: Mapping[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse data that cannot be trained on or scored."""
-        if len(self.preprocessing.mean) not in (1, self.input_shape[0]):
+        how = self.preprocessing
+        if isinstance(how, Preprocessing) and len(how.mean) not in (1, self.input_shape[0]):
             raise BadInput(
-                f"{self.name}: mean and std have {len(self.preprocessing.mean)} numbers, "
-                f"the images {self.input_shape[0]} channels"
+                f"{self.name}: mean and std have {len(how.mean)} numbers, the images {self.input_shape[0]} channels"
             )
-        _check_classes(self.name, self.classes, self.train.labels, self.test.labels)
+        _check_classes(self)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The inputs in order; those of one input are matched with a model's by place, others by name."""
+        return self.preprocessing.input_names
+
+    @property
+    def input_shapes(self) -> tuple[tuple[int | str, ...], ...]:
+        """The shape of each input, without the batch; a name where the size varies."""
+        return (self.input_shape or (LENGTH,),) * len(self.input_names)
 
     def inputs(self, split: Split, indices: Tensor) -> tuple[Tensor, ...]:
         """Return the model's inputs of the examples at `indices` `(k,)` of a split, in its order, batch first."""
-        return (self.preprocessing(split.pixels(indices)),)
+        return self.preprocessing.inputs(split.fetch(indices))
 
     def batch(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return inputs `(k, c, h, w)`, float32, and labels `(k,)` of the images at `indices` `(k,)` of a split."""
-        return self.preprocessing(split.pixels(indices)), split.labels[indices]
+        """Return the one input `(k, ...)` and labels `(k,)` of the examples at `indices` `(k,)` of a split.
+
+        Raises:
+            BadInput: the data has several inputs; `inputs` gives them.
+        """
+        if len(self.input_names) != 1:
+            raise BadInput(f"{self.name}: has the inputs {', '.join(self.input_names)}; `batch` gives one, use `inputs`")  # fmt: skip # noqa: E501
+        return self.inputs(split, indices)[0], split.labels[indices]
 
     def sample(self, count: int, seed: int) -> Tensor:
-        """Pick training images, of every class as equally many as there are.
+        """Pick training examples, of every class as equally many as there are.
 
         Args:
             count: how many to pick; all of them if there are fewer.
-            seed: the same seed picks the same images, and a smaller count the first of them.
+            seed: the same seed picks the same ones, and a smaller count the first of them.
 
         Returns:
             Indices into `train`, `(min(count, len(train)),)`, int64, classes mixed.
         """
         if count < 1:
-            raise BadInput(f"{self.name}: cannot sample {count} images; ask for at least 1")
+            raise BadInput(f"{self.name}: cannot sample {count} examples; ask for at least 1")
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.train), generator=generator)
         by_class = order[torch.argsort(self.train.labels[order], stable=True)]
@@ -144,30 +147,7 @@ class Dataset:
         return by_class[torch.argsort(rank, stable=True)][:count]
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the user may say about a source; None leaves it to the source."""
-
-    root: str | Path | None = None
-    size: tuple[int, int] | None = None
-    channels: int | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-    def preprocessing(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Preprocessing:
-        """Return the preprocessing: the user's numbers before the source's, and those before none."""
-        means = tuple(self.mean if self.mean is not None else mean or ())
-        stds = tuple(self.std if self.std is not None else std or ())
-        return Preprocessing(mean=means or (0.0,) * (len(stds) or 1), std=stds or (1.0,) * (len(means) or 1))
-
-    def refuse(self, name: str, *fields: str) -> None:
-        """Raise BadInput if one of `fields` was given to a source that has no use for it."""
-        for one in fields:
-            if getattr(self, one) is not None:
-                raise BadInput(f"data source {name}: takes no `{one}` (got {getattr(self, one)!r}); leave it out")
-
-
-def open_data(
+def open_data(  # noqa: PLR0913 (each is given by its name)
     source: str,
     root: str | Path | None = None,
     *,
@@ -175,36 +155,50 @@ def open_data(
     channels: int | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    text: str | None = None,
+    label: str | None = None,
+    split: str | None = None,
+    group: str | None = None,
+    tokenizer: str | Path | None = None,
+    max_length: int | None = None,
+    inputs: tuple[str, ...] | None = None,
+    fixed_length: bool | None = None,
+    sample_rate: int | None = None,
+    seconds: float | None = None,
 ) -> Dataset:
     """Open a data source.
 
     Args:
-        source: `fashion-mnist`, a folder of images (one folder a class), or `path/to/file.py:function`.
-        root: for `fashion-mnist`, the folder of the full set, or `bundled` for the 8,000 images in the package.
+        source: `fashion-mnist`, `cifar10`, `cifar100`, a folder of images or of recordings (one folder a class), a
+            table of sentences (.csv, .tsv, .parquet), `path/to/file.py:function`, or `hf:NAME_OR_FOLDER`.
+        root: where `cifar10` and `cifar100` lie; for `fashion-mnist`, the folder of the full set, or `bundled` for the
+            8,000 images in the package.
         size: for folders, `(height, width)` in pixels; otherwise that of the first image.
         channels: for folders, 1 (grey) or 3 (colour); otherwise those of the first image.
         mean: subtracted from pixels in 0 to 1, one number or one for each channel.
         std: then divided by.
+        text: a table's column of sentences; `text` by default.
+        label: its column of classes; `label` by default.
+        split: its column that says `train` or `test`; `split` by default, where it is there.
+        group: its column of what must not be on both sides, `group` by default, where it is there; of recordings, a
+            regular expression on the file's name, whose first group it is.
+        tokenizer: a `tokenizer.json`, or a folder with one.
+        max_length: tokens beyond it are cut off; 128 by default.
+        inputs: what a model of text takes, in its order; `("input_ids", "attention_mask")` by default.
+        fixed_length: fill every sentence up to `max_length`; otherwise to the longest of its batch.
+        sample_rate: that recordings are resampled to, in Hz; 16,000 by default.
+        seconds: that they are cut or filled up to; 1 by default.
 
     Raises:
         BadInput: there is no such source, or it cannot be used; the message says what to change.
     """
-    from .data_fashion import open_fashion
-    from .data_folder import open_folder
-    from .data_function import open_function
+    from .data_sources import open_source
 
-    options = Options(root, size, channels, mean, std)
-    if source == "fashion-mnist":
-        return open_fashion(options)
-    if re.search(r"\.py:\w*$", source):
-        return open_function(source, options)
-    if Path(source).is_dir():
-        return open_folder(source, options)
-    near = " (did you mean fashion-mnist?)" if difflib.get_close_matches(source, ["fashion-mnist"]) else ""
-    raise BadInput(
-        f"data source {source!r}: neither a known name nor a folder{near}; "
-        "give fashion-mnist, a folder with one folder of images for each class, or path/to/file.py:function"
-    )
+    options = Options(
+        root, size, channels, mean, std, text, label, split, group, tokenizer, max_length, inputs, fixed_length,
+        sample_rate, seconds,
+    )  # fmt: skip
+    return open_source(source, options)
 
 
 def in_memory(pixels: NDArray[np.uint8], labels: NDArray[Any]) -> Split:
@@ -227,12 +221,13 @@ def fingerprint(description: str, *arrays: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def _check_classes(name: str, classes: tuple[str, ...], train: Tensor, test: Tensor) -> None:
+def _check_classes(data: Dataset) -> None:
+    name, classes = data.name, data.classes
     if len(classes) < 2:
         raise BadInput(
             f"{name}: {len(classes)} class ({', '.join(classes) or 'none'}); classification needs at least 2"
         )
-    for what, labels in (("training", train), ("test", test)):
+    for what, labels in (("training", data.train.labels), ("test", data.test.labels)):
         if len(labels) == 0:
             raise BadInput(f"{name}: the {what} set is empty")
         low, high = int(labels.min()), int(labels.max())
@@ -241,4 +236,7 @@ def _check_classes(name: str, classes: tuple[str, ...], train: Tensor, test: Ten
         counts = torch.bincount(labels, minlength=len(classes)).tolist()
         missing = [one for one, count in zip(classes, counts, strict=True) if count == 0]
         if missing:
-            raise BadInput(f"{name}: the {what} set has no image of class {', '.join(missing[:10])}; add some, or remove the class")  # fmt: skip # noqa: E501
+            raise BadInput(f"{name}: the {what} set has no {NOUNS[data.task]} of class {', '.join(missing[:10])}; add some, or remove the class")  # fmt: skip # noqa: E501
+
+
+__all__ = ["NOUNS", "Dataset", "Options", "Preprocessing", "Split", "Task", "fingerprint", "in_memory", "open_data"]

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .data import Dataset, Options, fingerprint, in_memory
+from .data import Dataset, fingerprint, in_memory
+from .data_options import IMAGE_OPTIONS, Options
 from .errors import BadInput
 from .idx import read_idx
 
@@ -36,7 +37,7 @@ def open_fashion(options: Options) -> Dataset:
     Raises:
         BadInput: `options.root` does not hold the set, or files of it are damaged.
     """
-    options.refuse("fashion-mnist", "size", "channels")
+    options.allow("fashion-mnist", "root", *IMAGE_OPTIONS)
     folder = None if options.root == "bundled" else _find(options.root)
     if folder is None:
         train, test = (

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .data import Dataset, Options, fingerprint, in_memory
+from .data import Dataset, fingerprint, in_memory
+from .data_options import IMAGE_OPTIONS, Options
 from .errors import BadInput
 from .user_code import call_user
 
@@ -30,7 +31,7 @@ def open_function(source: str, options: Options) -> Dataset:
     Raises:
         BadInput: the function fails (its line is named) or returns something else.
     """
-    options.refuse(source, "root", "size", "channels")
+    options.allow(source, *IMAGE_OPTIONS)
     given = _named(source, call_user(source))
     train, test = (_pixels(source, name, given[name]) for name in ("train_images", "test_images"))
     train_labels, test_labels = (_labels(source, name, given[name]) for name in ("train_labels", "test_labels"))

@@ -140,6 +140,6 @@ def _written(model: Model, output: Path, asked: _Asked) -> OnnxArtifact:
 
         model = Quantize(calibration=asked.calibration)(model, data=held).model
     elif held and asked.precision in _LOW:
-        examples, _ = held.batch(held.train, held.sample(EXAMPLES, 0))
+        examples = held.inputs(held.train, held.sample(EXAMPLES, 0))
     settings = OnnxSettings(asked.keep_fp32, not asked.low_io, notes=notes_of(held) if held else Notes())
     return to_onnx(model, output, asked.precision.value, asked.target.value, asked.opset, examples, settings)

@@ -53,8 +53,9 @@ def layers_stage(store: Store, recipe: Recipe, step: Step, marked: Stage, data: 
         names = [value.name for value in graph.proto.graph.input]
         examples = in_parts(dict(zip(names, map(np.asarray, asked.calibration), strict=True)))
         layers = QuantLayers(graph.filled(), examples, "cpu", settings_of(asked), known)
-        x, y = data.batch(data.train, _others(data, step))
-        judging = Judging(in_parts({names[0]: x.numpy()}), y.numpy(), most)
+        places = _others(data, step)
+        shown = dict(zip(names, (x.numpy() for x in data.inputs(data.train, places)), strict=True))
+        judging = Judging(in_parts(shown), data.train.labels[places].numpy(), most)
         found = search(layers, judging, plan, lambda _, share: store.progress.advance(round(100 * share), 100))
         options = {**asked.options, "keep_float": (*asked.options.get("keep_float", ()), *found.keep)}
         kept = keep(store, replace(model, quantization=replace(asked, options=options)), folder)

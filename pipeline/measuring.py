@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..models.data import Dataset
 from ..profile.compare import Comparison, compare_measurements
@@ -208,11 +207,15 @@ def _interleaved(
 
 
 def real_inputs(file: Exported, data: Dataset | None, batch: int) -> dict[str, Any] | None:
-    """Return the first test images, so that what is timed is what will be served; None lets the profiler draw."""
+    """Return test examples, so that what is timed is what will be served; None lets the profiler draw.
+
+    They are the first, or, of sentences, those of about median length.
+    """
     if data is None:
         return None
-    x, _ = data.batch(data.test, torch.arange(batch) % len(data.test))
-    return {file.file.facts["inputs"][0]["name"]: np.ascontiguousarray(x.numpy())}
+    inputs = data.inputs(data.test, data.test.usual(batch))
+    named = zip(file.file.facts["inputs"], inputs, strict=True)
+    return {spec["name"]: np.ascontiguousarray(x.numpy()) for spec, x in named}
 
 
 def _read(stage: Stage, runtime: str) -> Measured:

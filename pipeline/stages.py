@@ -19,6 +19,7 @@ from ..export.parity import Comparing, parity
 from ..export.parity_text import breach_facts
 from ..export.score import score
 from ..models.data import Dataset
+from ..models.data_fit import misfit
 from ..models.errors import BadInput
 from ..models.model import Model
 from ..models.schemes import QUANTIZED
@@ -77,7 +78,8 @@ class Exported:
 def capture_stage(store: Store, recipe: Recipe, data: Dataset | None) -> Stage:
     """Load and capture the model of the recipe."""
     part, written = recipe.model, recipe.written[0]
-    shape = part.input or (data.input_shape if data and part.source.startswith(_ANY_SIZE) else None)
+    images = data is not None and part.source.startswith(_ANY_SIZE)
+    shape = part.input or (data.input_shape if data and images else None)
 
     def make(folder: Path) -> Facts:
         model = load(part.source, weights=part.weights, input_shape=shape, classes=part.classes)
@@ -94,12 +96,8 @@ def capture_stage(store: Store, recipe: Recipe, data: Dataset | None) -> Stage:
 
 def _check_fit(model: Model, data: Dataset) -> None:
     """Say before hours of work that the model and the data do not go together."""
-    wanted, given = model.inputs[0].shape[1:], tuple(data.input_shape)
-    if wanted != given:
-        raise BadInput(
-            f"{model.source} takes inputs of shape {wanted}, {data.name} gives {given}; choose other data, or set "
-            "model.input where the source lets you"
-        )
+    if fault := misfit(model, data):
+        raise BadInput(f"{model.source}: {fault}")
     classes = model.outputs[0].shape[-1]
     if classes != len(data.classes):
         raise BadInput(
@@ -154,7 +152,7 @@ def export_stage(
 
     def make(folder: Path) -> Facts:
         model = recall(store, step)
-        examples = shown.batch(shown.train, shown.sample(EXAMPLES, 0))[0] if shown else None
+        examples = shown.inputs(shown.train, shown.sample(EXAMPLES, 0)) if shown else None
         artifact = to_onnx(model, folder / "model.onnx", precision, target, part.opset, examples, settings)
         artifact = fix_batch(artifact, model, batch) if batch else artifact
         return artifact.to_dict() | {"path": artifact.path.name}
@@ -175,8 +173,9 @@ def check_stage(store: Store, step: Stage, file: Stage, data: Dataset | None) ->
         model = recall(store, step)
         samples = labels = None
         if data:
-            x, y = data.batch(data.train, data.sample(PARITY_EXAMPLES, 0))
-            samples, labels = {model.inputs[0].name: x.numpy()}, y.numpy()
+            places = data.sample(PARITY_EXAMPLES, 0)
+            given = zip(model.inputs, data.inputs(data.train, places), strict=True)
+            samples, labels = {spec.name: x.numpy() for spec, x in given}, data.train.labels[places].numpy()
         found = parity(model, path, samples, file.facts["precision"], Comparing(labels))
         facts: Facts = {"parity": [{**asdict(o), "samples": found.samples} for o in found.outputs]} | breach_facts(
             found
