@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import fields
 from pathlib import Path
 
 from ..export.engine import check_flavour
@@ -58,7 +59,7 @@ def build(recipe: str | Path | Recipe, workdir: str | Path = "out", progress: Pr
         verdict = conclude(judge_goals(recipe.goals, evidence))
         findings = Findings(recipe, data, course, evidence, engine, verdict, tuple(integers))
         with store.bookkeeping(), store.delivery() as folder:
-            _copy_files(folder, evidence, engine)
+            _copy_files(folder, evidence, engine, data)
             record = make_record(findings, store, time.perf_counter() - began)
             write_reports(record, folder)
     return record
@@ -69,13 +70,16 @@ def _open_data(recipe: Recipe) -> Dataset | None:
     if part is None:
         return None
     shape = recipe.model.input
-    size = (shape[-2], shape[-1]) if shape and len(shape) == 3 and Path(part.source).is_dir() else None
-    return open_data(part.source, part.root, size=size, mean=part.mean, std=part.std)
+    folder = part.seconds is None and part.sample_rate is None and Path(part.source).is_dir()
+    size = (shape[-2], shape[-1]) if shape and len(shape) == 3 and folder else None
+    given = {one.name: getattr(part, one.name) for one in fields(part)}
+    return open_data(**given, size=size)
 
 
-def _copy_files(folder: Path, evidence: Evidence, engine: Stage | None) -> None:
+def _copy_files(folder: Path, evidence: Evidence, engine: Stage | None, data: Dataset | None) -> None:
     """Put copies of the files under plain names where the user looks for them."""
     files = {name: file.path for name, file in evidence.files.items()} | {"model.pt2": evidence.artifact.model_file}
+    files |= data.files if data else {}
     if engine:
         files |= {name: engine.folder / name for name in ("model.engine", "model.engine.json")}
     # Weights beside an ONNX file are found by the name that it has for them, whatever it is called itself.

@@ -27,7 +27,9 @@ Say = Callable[..., None]
 """`say(key, message, at_key=False)` notes a fault."""
 
 REFERENCES = ("fashion-resnet20",)
-DATA_SETS = ("fashion-mnist",)
+DATA_SETS = ("fashion-mnist", "cifar10", "cifar100")
+TABLE = re.compile(r"\.(csv|tsv|parquet)(\.(gz|bz2|xz))?$", re.IGNORECASE)
+"""How the name of a table ends."""
 BUNDLED = "bundled"
 """The `data.root` that asks for the images in the package."""
 SOURCES = ("reference", "torchvision", "timm", "transformers")
@@ -75,10 +77,20 @@ def data_source(source: str, folder: Path, say: Say) -> str:
         return source
     if code := _python(source):
         return _code_file(code, folder, key, "function", say)
+    if source.startswith("hf:"):
+        near_by = absolute(source.removeprefix("hf:"), folder)
+        return f"hf:{near_by}" if Path(near_by).is_dir() else source
+    if TABLE.search(source):
+        return _file(source, folder, key, "a table of sentences", say)
     place = absolute(source, folder)
     if not Path(place).is_dir():
         near = suggest(source, DATA_SETS)
-        hint = near if "mean" in near else "give `fashion-mnist`, a folder of images per class, or `file.py:function`"
+        hint = (
+            near
+            if "mean" in near
+            else "give `fashion-mnist`, a folder of images per class or of recordings, a table of sentences (.csv, .tsv, "
+            ".parquet), or `file.py:function`"
+        )
         say(key, f"got {show(source)}, and there is no folder {place}; {hint}")
     return place
 
@@ -117,7 +129,12 @@ def data_part(part: DataPart, folder: Path, say: Say) -> DataPart:
         say(("data", "root"), f"no such folder: {root}; give the one that holds the data files, or leave `root` out")
     if part.mean and part.std and len(part.mean) != len(part.std):
         say(("data", "std"), f"got {len(part.std)} numbers, and `mean` has {len(part.mean)}; give one for each channel")
-    return replace(part, source=data_source(part.source, folder, say), root=root)
+    tokenizer = part.tokenizer and absolute(part.tokenizer, folder)
+    if tokenizer and not Path(tokenizer).exists():
+        say(("data", "tokenizer"), f"no such file: {tokenizer}; give a tokenizer.json, or a folder with one")
+    if TABLE.search(part.source) and not tokenizer:
+        say(("data", "source"), "a table of sentences needs `tokenizer`: a tokenizer.json, or a folder with one")
+    return replace(part, source=data_source(part.source, folder, say), root=root, tokenizer=tokenizer)
 
 
 def check_steps(steps: Sequence[tuple[int, Step]], has_data: bool, say: Say) -> None:

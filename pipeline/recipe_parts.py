@@ -21,6 +21,7 @@ _CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 Positive = Annotated[int, Ge(1)]
 Text = Annotated[str, MinLen(1)]
+TokenInput = Literal["input_ids", "attention_mask", "token_type_ids"]
 
 PASSES: dict[str, type[Pass]] = {
     "trim": Trim,
@@ -59,16 +60,34 @@ class DataPart:
     """What it is trained, calibrated and scored on; in a `Recipe`, files are absolute.
 
     Attributes:
-        source: `fashion-mnist`, a folder with one folder of images per class, or `file.py:function`.
+        source: `fashion-mnist`, `cifar10`, `cifar100`, a folder with one folder of images or recordings per class, a
+            table of sentences, `file.py:function` or `hf:NAME_OR_FOLDER`.
         root: where the full data set lies.
         mean: subtracted from pixels in 0 to 1, one number or one for each channel.
         std: then divided by, as many numbers.
+        text, label, split, group: columns of a table; of recordings, `group` is a regular expression on file names.
+        tokenizer: a `tokenizer.json`, or a folder with one.
+        max_length: tokens beyond it are cut off.
+        inputs: what a model of text takes, in its order.
+        fixed_length: fill every sentence up to `max_length`.
+        sample_rate: that recordings are resampled to, in Hz.
+        seconds: that they are cut or filled up to.
     """
 
     source: Text
     root: Text | None = None
     mean: Annotated[tuple[float, ...], MinLen(1)] | None = None
     std: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)] | None = None
+    text: Text | None = None
+    label: Text | None = None
+    split: Text | None = None
+    group: Text | None = None
+    tokenizer: Text | None = None
+    max_length: Positive | None = None
+    inputs: Annotated[tuple[TokenInput, ...], MinLen(1)] | None = None
+    fixed_length: bool | None = None
+    sample_rate: Positive | None = None
+    seconds: Annotated[float, Gt(0)] | None = None
 
 
 @with_config(_CLOSED)
