@@ -35,7 +35,7 @@ FROZEN_AFTER = 0.5
 
 
 def train_quantized(
-    settings: Quantize, model: Model, context: Context, data: Dataset, examples: Tensor
+    settings: Quantize, model: Model, context: Context, data: Dataset, examples: tuple[Tensor, ...]
 ) -> tuple[Model, dict[str, Any]]:
     """Return a model that learnt under fake quantization, with its grids in the graph, and facts.
 
@@ -46,7 +46,7 @@ def train_quantized(
         model: left as it is.
         context: the teacher, and who is told of progress.
         data: to learn from.
-        examples: inputs that the first ranges are of.
+        examples: of each input, that the first ranges are of.
 
     Raises:
         BadInput: the model and the data do not go together, or nothing in the model would compute in integers.
@@ -60,7 +60,7 @@ def train_quantized(
         raise BadInput(
             "nothing to train: the model has no convolution and no linear layer with weights that keep_float leaves"
         )
-    ranges = start_ranges(student, places, (examples,), settings.method)
+    ranges = start_ranges(student, places, examples, settings.method)
     inserted = insert(student.module, places, ranges, settings.weight_bits or 7, settings.learn_steps)
 
     def after_step(done: int, total: int) -> None:

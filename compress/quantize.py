@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 from annotated_types import Ge, Gt, Le
 from pydantic.dataclasses import dataclass
 
-from ..models.errors import BadInput
 from ..models.schemes import Scheme, useless
 from .passes import SETTINGS, Context, Pass, need_data
 
@@ -102,9 +101,7 @@ class Quantize(Pass):
         if self.steps:
             from .qat import train_quantized
 
-            if len(examples) > 1:
-                raise BadInput(f"steps: training in integers takes one input yet, {data.name} gives {len(examples)}; leave it out")  # fmt: skip # noqa: E501
-            model, learnt = train_quantized(self, model, context, data, examples[0])
+            model, learnt = train_quantized(self, model, context, data, examples)
             facts |= learnt
         marked = Quantization(self.scheme, self.method, examples, self._options())
         return replace(model, quantization=marked), facts

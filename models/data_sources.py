@@ -17,7 +17,7 @@ from .errors import BadInput
 
 NAMED = ("fashion-mnist", *CIFAR)
 TABLE = re.compile(r"\.(csv|tsv|parquet)(\.(gz|bz2|xz))?$", re.IGNORECASE)
-_HUB = "hf:"
+HUB = "hf:"
 
 
 def open_source(source: str, options: Options) -> Dataset:
@@ -30,7 +30,7 @@ def open_source(source: str, options: Options) -> Dataset:
         return open_fashion(options)
     if source in CIFAR:
         return open_cifar(source, options)
-    if source.startswith(_HUB):
+    if source.startswith(HUB):
         from .data_hub import open_hub
 
         return open_hub(source, options)

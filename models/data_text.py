@@ -55,24 +55,21 @@ def open_table(source: str, options: Options) -> Dataset:
         BadInput: no such file or column, a group on both sides, too many faulty rows, or no tokenizer.
     """
     options.allow(source, *TABLE_OPTIONS, *TOKEN_OPTIONS)
-    table = read_table(Path(source))
-    found, faults = _sentences(source, table, options)
-    judge(source, faults, len(table.rows), "row")
-    return text_dataset(source, _sides(source, found), options, [f"{name}: {fault}" for name, fault in faults.items()])
+    return sentences_dataset(source, read_table(Path(source)), options)
 
 
-def text_dataset(source: str, sides: Sides, options: Options, skipped: Sequence[str] = ()) -> Dataset:
-    """Make data of sentences.
-
-    Args:
-        source: the name of the data.
-        sides: the sentences.
-        options: the tokenizer, and how it is used.
-        skipped: rows that were left out, in words.
+def sentences_dataset(source: str, table: Table, options: Options) -> Dataset:
+    """Make data of a table that was read.
 
     Raises:
-        BadInput: there is no tokenizer, a class is missing on one side, or sentences give no token.
+        BadInput: as `open_table`.
     """
+    found, faults = _sentences(source, table, options)
+    judge(source, faults, len(table.rows), "row")
+    return _dataset(source, _sides(found), options, [f"{name}: {fault}" for name, fault in faults.items()])
+
+
+def _dataset(source: str, sides: Sides, options: Options, skipped: Sequence[str]) -> Dataset:
     if options.tokenizer is None:
         raise BadInput(f"data source {source}: text needs data.tokenizer: a tokenizer.json, or a folder with one")
     how, tokenizer = _preprocessing(options.tokenizer, options)
@@ -157,7 +154,7 @@ def _fault(row: Mapping[str, Any], text: str, label: str, side: str | None) -> s
     return None
 
 
-def _sides(source: str, found: Sequence[Sentence]) -> Sides:
+def _sides(found: Sequence[Sentence]) -> Sides:
     if not any(one.side for one in found):
         return Sides(
             [one for one in found if mark(one.group) >= TEST_SHARE],
@@ -170,4 +167,4 @@ def _sides(source: str, found: Sequence[Sentence]) -> Sides:
     return Sides(train, test or other, "the others are for testing", len(other) if test else 0)
 
 
-__all__ = ["MAX_LENGTH", "Sentence", "Sides", "open_table", "text_dataset"]
+__all__ = ["MAX_LENGTH", "open_table", "sentences_dataset"]

@@ -16,11 +16,12 @@ from typing import IO, Any
 
 from .errors import BadInput
 
-_OPENERS: Mapping[str, Callable[[Path], IO[bytes]]] = {
-    ".gz": lambda path: gzip.open(path, "rb"),
-    ".bz2": lambda path: bz2.open(path, "rb"),
-    ".xz": lambda path: lzma.open(path, "rb"),
+OPENERS: Mapping[str, Callable[..., Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
 }
+"""Each returns a stream of bytes."""
 _LONGEST = 2**24
 """Characters of one cell: the reader's own limit of 131,072 is less than a long text."""
 
@@ -46,12 +47,12 @@ def read_table(path: Path) -> Table:
     """
     if not path.is_file():
         raise BadInput(f"data source {path}: no such file")
-    packed = path.suffix.lower() in _OPENERS
+    packed = path.suffix.lower() in OPENERS
     kind = (Path(path.stem) if packed else path).suffix.lower()
     if kind == ".parquet":
         return _parquet(path, packed)
     try:
-        with _OPENERS.get(path.suffix.lower(), lambda one: one.open("rb"))(path) as raw:
+        with OPENERS.get(path.suffix.lower(), Path.open)(path, "rb") as raw:
             return _lines(path, raw, "\t" if kind == ".tsv" else ",")
     except (OSError, EOFError, lzma.LZMAError) as fault:
         raise BadInput(f"data source {path}: cannot be read ({fault}); copy it anew") from fault

@@ -88,7 +88,7 @@ def data_source(source: str, folder: Path, say: Say) -> str:
         hint = (
             near
             if "mean" in near
-            else "give `fashion-mnist`, a folder of images per class or of recordings, a table of sentences (.csv, .tsv, "
+            else "give `fashion-mnist`, a folder of images or recordings per class, a table of sentences (.csv, .tsv, "
             ".parquet), or `file.py:function`"
         )
         say(key, f"got {show(source)}, and there is no folder {place}; {hint}")
