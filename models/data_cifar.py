@@ -14,6 +14,7 @@ from .data import Dataset, fingerprint, in_memory
 from .data_options import IMAGE_OPTIONS, Options
 from .errors import BadInput
 
+Arrays = tuple[NDArray[np.uint8], NDArray[Any]]
 CIFAR = ("cifar10", "cifar100")
 
 
@@ -23,7 +24,7 @@ def open_cifar(source: str, options: Options) -> Dataset:
     Raises:
         BadInput: no folder is given, or the set is not there or damaged.
     """
-    options.allow(source, "root", *IMAGE_OPTIONS)
+    options.allow(source, "root", "size", *IMAGE_OPTIONS)
     root = options.root or os.environ.get("SHIPWORTHY_DATA")
     kind = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}[source]
     get = f"python -c \"import torchvision; torchvision.datasets.{kind}('FOLDER', download=True)\""
@@ -38,12 +39,12 @@ def open_cifar(source: str, options: Options) -> Dataset:
         "test_images": len(truth),
     }
     return Dataset(
-        source, classes, in_memory(images, labels), in_memory(seen, truth), preprocessing, (3, 32, 32),
-        fingerprint(repr((classes, preprocessing)), images, labels, seen, truth), MappingProxyType(facts),
+        source, classes, in_memory(images, labels, options.size), in_memory(seen, truth, options.size), preprocessing,
+        (3, *(options.size or (32, 32))), fingerprint(repr((classes, preprocessing, options.size)), images, labels, seen, truth), MappingProxyType(facts),
     )  # fmt: skip
 
 
-def _read(kind: str, root: Path, train: bool, get: str) -> tuple[tuple[str, ...], tuple[NDArray[np.uint8], NDArray[Any]]]:  # fmt: skip # noqa: E501
+def _read(kind: str, root: Path, train: bool, get: str) -> tuple[tuple[str, ...], Arrays]:  # fmt: skip # noqa: E501
     from torchvision import datasets
 
     try:

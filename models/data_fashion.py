@@ -37,7 +37,7 @@ def open_fashion(options: Options) -> Dataset:
     Raises:
         BadInput: `options.root` does not hold the set, or files of it are damaged.
     """
-    options.allow("fashion-mnist", "root", *IMAGE_OPTIONS)
+    options.allow("fashion-mnist", "root", "size", *IMAGE_OPTIONS)
     folder = None if options.root == "bundled" else _find(options.root)
     if folder is None:
         train, test = (
@@ -50,9 +50,11 @@ def open_fashion(options: Options) -> Dataset:
         said = f"full training set, {len(train[1]):,} images from {folder}"
     preprocessing = options.preprocessing()
     facts = {"training_set": said, "train_images": len(train[1]), "test_images": len(test[1])}
+    size = options.size
+    described = repr((CLASSES, preprocessing) if size is None else (CLASSES, preprocessing, size))
     return Dataset(
-        "fashion-mnist", CLASSES, in_memory(*train), in_memory(*test), preprocessing, (1, 28, 28),
-        fingerprint(repr((CLASSES, preprocessing)), *train, *test), MappingProxyType(facts),
+        "fashion-mnist", CLASSES, in_memory(*train, size), in_memory(*test, size), preprocessing,
+        (1, *(size or (28, 28))), fingerprint(described, *train, *test), MappingProxyType(facts),
     )  # fmt: skip
 
 

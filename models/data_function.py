@@ -31,7 +31,7 @@ def open_function(source: str, options: Options) -> Dataset:
     Raises:
         BadInput: the function fails (its line is named) or returns something else.
     """
-    options.allow(source, *IMAGE_OPTIONS)
+    options.allow(source, "size", *IMAGE_OPTIONS)
     given = _named(source, call_user(source))
     train, test = (_pixels(source, name, given[name]) for name in ("train_images", "test_images"))
     train_labels, test_labels = (_labels(source, name, given[name]) for name in ("train_labels", "test_labels"))
@@ -49,9 +49,11 @@ def open_function(source: str, options: Options) -> Dataset:
         "test_images": len(test),
     }
     channels, height, width = train.shape[1:]
+    size = options.size or (height, width)
+    described = repr((classes, preprocessing) if size == (height, width) else (classes, preprocessing, size))
     return Dataset(
-        source, classes, in_memory(train, train_labels), in_memory(test, test_labels), preprocessing,
-        (channels, height, width), fingerprint(repr((classes, preprocessing)), train, train_labels, test, test_labels),
+        source, classes, in_memory(train, train_labels, size), in_memory(test, test_labels, size), preprocessing,
+        (channels, *size), fingerprint(described, train, train_labels, test, test_labels),
         MappingProxyType(facts),
     )  # fmt: skip
 

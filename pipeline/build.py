@@ -9,13 +9,15 @@ from pathlib import Path
 
 from ..export.engine import check_flavour
 from ..export.onnx_store import external_files
+from ..models.cards import card_of, normalised
 from ..models.data import Dataset, open_data
 from ..profile.goals import conclude
 from .judging import Evidence, judge_goals
 from .measuring import measure_stage
 from .paying import integers_of
 from .progress import Progress, Silent
-from .recipe import Recipe, read_recipe
+from .recipe import DataPart, Recipe, read_recipe
+from .recipe_checks import TABLE
 from .record import RunRecord
 from .recording import Findings, make_record
 from .report import write_reports
@@ -69,11 +71,21 @@ def _open_data(recipe: Recipe) -> Dataset | None:
     part = recipe.data
     if part is None:
         return None
-    shape = recipe.model.input
-    folder = part.seconds is None and part.sample_rate is None and Path(part.source).is_dir()
-    size = (shape[-2], shape[-1]) if shape and len(shape) == 3 and folder else None
     given = {one.name: getattr(part, one.name) for one in fields(part)}
-    return open_data(**given, size=size)
+    card = card_of(recipe.model.source, recipe.model.weights) if recipe.adapts else None
+    if given["size"] is None and _holds_images(part):
+        shape = recipe.model.input
+        asked = (shape[-2], shape[-1]) if shape and len(shape) == 3 and Path(part.source).is_dir() else None
+        given["size"] = asked or (card.size if card else None)
+    data = open_data(**given)
+    follow = card is not None and data.task == "image-classification" and part.mean is None and part.std is None
+    return normalised(data, card) if card and follow else data
+
+
+def _holds_images(part: DataPart) -> bool:
+    """Whether a source, which is not open yet, may be resized: names and functions are of images, most folders too."""
+    table_or_hub = TABLE.search(part.source) or part.source.startswith("hf:")
+    return not table_or_hub and part.seconds is None and part.sample_rate is None
 
 
 def _copy_files(folder: Path, evidence: Evidence, engine: Stage | None, data: Dataset | None) -> None:

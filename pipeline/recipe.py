@@ -20,7 +20,6 @@ from .recipe_faults import Fault, Key, RecipeFaults, show, suggest
 from .recipe_metrics import METRICS, Metric, Runtime
 from .recipe_parts import (
     PASSES,
-    PLANNED,
     DataPart,
     ExportPart,
     GoalPart,
@@ -29,6 +28,7 @@ from .recipe_parts import (
     ProfilePart,
     Step,
     TensorrtPart,
+    plain_data,
 )
 from .recipe_shape import check
 from .recipe_yaml import Tree, read_tree
@@ -67,6 +67,11 @@ class Recipe:
         return labels
 
     @property
+    def adapts(self) -> bool:
+        """Whether a pretrained model is adapted first: what that gives is then the baseline, and the teacher."""
+        return bool(self.compress) and self.compress[0].settings.adapts
+
+    @property
     def quantizes(self) -> bool:
         """Whether a pass asks for integers, and was not dropped."""
         return self.integers is not None
@@ -91,7 +96,7 @@ class Recipe:
             "shipworthy": SCHEMAS[-1],
             "seed": self.seed,
             "model": asdict(model),
-            "data": asdict(data) if data else None,
+            "data": plain_data(data) if data else None,
             "compress": [{step.name: _written(step)} for step in self.compress],
             "export": plain_export(self.export),
             "profile": _profile(self.profile),
@@ -205,9 +210,6 @@ class _Reading:
             self.say(key, f"got {many}, wanted one pass an entry (`- prune: {{ratio: 0.5}}`)")
             return None
         ((name, settings),) = named.items()
-        if name in PLANNED:
-            self.say((*key, name), f"is planned and not there yet; there are: {', '.join(PASSES)}", at_key=True)
-            return None
         if name not in PASSES:
             self.say((*key, name), f"no such pass; {suggest(name, PASSES)}", at_key=True)
             return None

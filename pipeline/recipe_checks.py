@@ -145,6 +145,8 @@ def check_steps(steps: Sequence[tuple[int, Step]], has_data: bool, say: Say) -> 
         use, other = _use_of_data(step)
         if not has_data and use:
             say(key, f"{use} training data, and the recipe has none; add a `data` section{other}", at_key=True)
+        if step.settings.adapts and index:
+            say(key, "must be the first pass: what it gives is the baseline; move it up", at_key=True)
         if quantized:
             say(key, "comes after `quantize`, which must be the last pass and given once; move it up", at_key=True)
         if grouped and step.name == "prune":
@@ -180,7 +182,7 @@ def _use_of_data(step: Step) -> tuple[str, str]:
         return "recovers between rounds on", ", or leave `recover` out"
     if isinstance(settings, Trim) and isinstance(settings.blocks, int):
         return "chooses blocks on", ", or name them"
-    return ("trains on" if step.name == "distill" else ""), ""
+    return ("trains on" if step.name in ("transfer", "distill") else ""), ""
 
 
 def check_export(export: ExportPart, quantizes: bool, say: Say) -> None:

@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 
 from .recipe import Recipe
+from .recipe_parts import plain_data
 
 
 def led_to(recipe: Recipe, label: str) -> str:
@@ -24,7 +25,7 @@ def led_to(recipe: Recipe, label: str) -> str:
     steps = recipe.compress[: labels.index(label) + 1 if label in labels else 0]
     held = {
         "model": asdict(model),
-        "data": asdict(data) if data else None,
+        "data": plain_data(data) if data else None,
         "compress": [[step.name, asdict(step.settings)] for step in steps if not step.dropped],  # type: ignore[call-overload]  # a dataclass
     }
     return hashlib.sha256(json.dumps(held, sort_keys=True, default=str).encode()).hexdigest()

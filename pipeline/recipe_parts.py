@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import ConfigDict, with_config
@@ -13,6 +13,7 @@ from ..compress.passes import Pass
 from ..compress.prune import Prune
 from ..compress.quantize import Quantize
 from ..compress.sparsify import Sparsify
+from ..compress.transfer import Transfer
 from ..compress.trim import Trim
 from ..export.engine_settings import Hardware
 from .recipe_metrics import FigureName, Runtime
@@ -24,6 +25,7 @@ Text = Annotated[str, MinLen(1)]
 TokenInput = Literal["input_ids", "attention_mask", "token_type_ids"]
 
 PASSES: dict[str, type[Pass]] = {
+    "transfer": Transfer,
     "trim": Trim,
     "prune": Prune,
     "sparsify": Sparsify,
@@ -32,8 +34,6 @@ PASSES: dict[str, type[Pass]] = {
 }
 CLAIM_SPEED = ("trim", "prune", "quantize")
 """Passes that are dropped where they make the file no faster."""
-
-PLANNED = ("transfer",)
 
 
 @with_config(_CLOSED)
@@ -63,6 +63,7 @@ class DataPart:
         source: `fashion-mnist`, `cifar10`, `cifar100`, a folder with one folder of images or recordings per class, a
             table of sentences, `file.py:function` or `hf:NAME_OR_FOLDER`.
         root: where the full data set lies.
+        size: height and width that images are resized to.
         mean: subtracted from pixels in 0 to 1, one number or one for each channel.
         std: then divided by, as many numbers.
         text, label, split, group: columns of a table; of recordings, `group` is a regular expression on file names.
@@ -76,6 +77,7 @@ class DataPart:
 
     source: Text
     root: Text | None = None
+    size: tuple[Positive, Positive] | None = None
     mean: Annotated[tuple[float, ...], MinLen(1)] | None = None
     std: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)] | None = None
     text: Text | None = None
@@ -88,6 +90,12 @@ class DataPart:
     fixed_length: bool | None = None
     sample_rate: Positive | None = None
     seconds: Annotated[float, Gt(0)] | None = None
+
+
+def plain_data(part: DataPart) -> dict[str, Any]:
+    """Leave out what came later where it is not given, so that recipes from before keep their hash."""
+    first = ("source", "root", "mean", "std")
+    return {name: value for name, value in asdict(part).items() if name in first or value is not None}
 
 
 @with_config(_CLOSED)

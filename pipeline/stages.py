@@ -78,12 +78,14 @@ class Exported:
 def capture_stage(store: Store, recipe: Recipe, data: Dataset | None) -> Stage:
     """Load and capture the model of the recipe."""
     part, written = recipe.model, recipe.written[0]
-    images = data is not None and part.source.startswith(_ANY_SIZE)
-    shape = part.input or (data.input_shape if data and images else None)
+    shape = part.input
+    if data and shape is None and part.source.startswith(_ANY_SIZE):
+        # A pretrained stem is for colours; the pass that adapts the model fits it to the data's.
+        shape = (3, *data.input_shape[1:]) if recipe.adapts else data.input_shape
 
     def make(folder: Path) -> Facts:
         model = load(part.source, weights=part.weights, input_shape=shape, classes=part.classes)
-        if data:
+        if data and not recipe.adapts:
             _check_fit(model, data)
         model = replace(model, source=written.source)
         facts = asdict(summarize(model))
@@ -131,7 +133,8 @@ def pass_stage(
         result = applied(model, data=data, teacher=recall(store, teacher), report=store.progress.advance, keep=keep)
         marked = keep_model(store, result.model, folder)
         shutil.rmtree(keep, ignore_errors=True)
-        return {**result.facts, "quantization": marked}
+        specs = {"specs": asdict(summarize(result.model))} if settings.adapts else {}
+        return {**result.facts, **specs, "quantization": marked}
 
     return store.run(step.name, inputs, make)
 

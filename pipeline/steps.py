@@ -51,11 +51,17 @@ class Course:
 
 
 def take_steps(store: Store, recipe: Recipe, data: Dataset | None) -> Course:
-    """Capture the model, then apply each pass; export and check what each gives, and go on with what pays."""
-    model = capture_stage(store, recipe, data)
-    first = Taken("baseline", None, model, _exported(store, recipe, model, "baseline", data))
+    """Capture the model, then apply each pass; export and check what each gives, and go on with what pays.
+
+    A model that is adapted first is the baseline as it is then.
+    """
+    model, step = capture_stage(store, recipe, data), None
+    if recipe.adapts:
+        step = recipe.compress[0]
+        model = pass_stage(store, step, (model, model), data, recipe.path.absolute().parent)
+    first = Taken("baseline", step, model, _exported(store, recipe, model, "baseline", data))
     course = Course(recipe, [first], [], [], [])
-    for place, label in enumerate(recipe.labels):
+    for place, label in list(enumerate(recipe.labels))[recipe.adapts :]:
         taken = _take(store, course, place, label, data)
         (course.dropped if taken.dropped else course.kept).append(taken)
         if taken.payment:
