@@ -75,14 +75,14 @@ def column(path: str, names: Sequence[str], asked: str | None, usual: str, neede
 
 
 def _lines(path: Path, raw: IO[bytes], between: str) -> Table:
-    # What is not UTF-8 becomes surrogates, so that one bad row is one bad row.
-    opened = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))
-    reader = csv.reader(opened, delimiter=between)
-    names = tuple(next(reader, ()))
-    if len(names) < 2 or len(set(names)) != len(names):
-        raise BadInput(f"data source {path}: its first line is {', '.join(names) or 'empty'}; wanted the columns' names, each once, such as text and label")  # fmt: skip # noqa: E501
-    return Table(names, list(_rows(reader, names)))
+    # What is not UTF-8 becomes surrogates, so that one bad row is one bad row.
+    with io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
+        reader = csv.reader(opened, delimiter=between)
+        names = tuple(next(reader, ()))
+        if len(names) < 2 or len(set(names)) != len(names):
+            raise BadInput(f"data source {path}: its first line is {', '.join(names) or 'empty'}; wanted the columns' names, each once, such as text and label")  # fmt: skip # noqa: E501
+        return Table(names, list(_rows(reader, names)))
 
 
 def _rows(reader: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Mapping[str, Any] | str]]:

@@ -106,10 +106,10 @@ def open_tokenizer(place: str | Path, max_length: int) -> Tokenizer:
         raise BadInput(f"data.tokenizer {path}: cannot be read ({fault}); give a {_FILE} of the package tokenizers") from fault  # fmt: skip # noqa: E501
     pad = _pad_id(held, path)
     held.no_padding()
-    try:
-        held.enable_truncation(max_length)
-    except Exception as fault:  # as above
-        raise BadInput(f"data.max_length {max_length}: too short for the tokenizer's special tokens ({fault})") from fault  # fmt: skip # noqa: E501
+    special = held.num_special_tokens_to_add(False)
+    if max_length <= special:
+        raise BadInput(f"data.max_length {max_length}: too short; the tokenizer adds {special} tokens to each sentence, give more")  # fmt: skip # noqa: E501
+    held.enable_truncation(max_length)
     return Tokenizer(path, sha256_of(path), pad, held.get_vocab_size(), held)
 
 
