@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .export.score import score
     from .models.data import Dataset, open_data
     from .models.errors import BadInput, MissingRuntime, ShipworthyError, ToolFailed
+    from .models.log_mel import LogMel
     from .models.model import Model, TensorSpec, capture
     from .models.sources import load
     from .models.summary import summarize
@@ -67,6 +68,7 @@ _HOMES = {
     "export.score": ("score",),
     "models.data": ("Dataset", "open_data"),
     "models.errors": ("BadInput", "MissingRuntime", "ShipworthyError", "ToolFailed"),
+    "models.log_mel": ("LogMel",),
     "models.model": ("Model", "TensorSpec", "capture"),
     "models.sources": ("load",),
     "models.summary": ("summarize",),
@@ -116,6 +118,7 @@ __all__ = [
     "EngineSettings",
     "Goal",
     "Int8Settings",
+    "LogMel",
     "Measurement",
     "MissingRuntime",
     "Model",

@@ -38,13 +38,15 @@ def open_cifar(source: str, options: Options) -> Dataset:
         "train_images": len(labels),
         "test_images": len(truth),
     }
+    size = options.size
+    described = repr((classes, preprocessing, size))
     return Dataset(
-        source, classes, in_memory(images, labels, options.size), in_memory(seen, truth, options.size), preprocessing,
-        (3, *(options.size or (32, 32))), fingerprint(repr((classes, preprocessing, options.size)), images, labels, seen, truth), MappingProxyType(facts),
+        source, classes, in_memory(images, labels, size), in_memory(seen, truth, size), preprocessing,
+        (3, *(size or (32, 32))), fingerprint(described, images, labels, seen, truth), MappingProxyType(facts),
     )  # fmt: skip
 
 
-def _read(kind: str, root: Path, train: bool, get: str) -> tuple[tuple[str, ...], Arrays]:  # fmt: skip # noqa: E501
+def _read(kind: str, root: Path, train: bool, get: str) -> tuple[tuple[str, ...], Arrays]:  # fmt: skip
     from torchvision import datasets
 
     try:

@@ -143,7 +143,7 @@ class AudioPreprocessing:
         return ("waveform",)
 
     def inputs(self, waves: Tensor) -> tuple[Tensor, ...]:
-        """Return samples `(n, samples)`, float32 in -1 to 1, as the model's input: they are made when files are read."""
+        """Return samples `(n, samples)`, float32 in -1 to 1, as the model's input; files are read as such."""
         return (waves,)
 
     def to_dict(self) -> dict[str, Any]:
