@@ -158,8 +158,8 @@ def test_bad_folders_are_explained(tmp_path: Path) -> None:
 def test_options_that_a_source_cannot_heed_are_refused(tmp_path: Path) -> None:
     """An option is followed or refused, never ignored."""
     root = str(_two_sided(tmp_path))
-    with pytest.raises(BadInput, match="takes no `size`"):
-        open_data("fashion-mnist", size=(32, 32))
+    with pytest.raises(BadInput, match="takes no `channels`"):
+        open_data("fashion-mnist", channels=3)
     with pytest.raises(BadInput, match="takes no `root`"):
         open_data(root, root="bundled")
     with pytest.raises(BadInput, match=r"wanted \(height, width\) and 1 or 3"):

@@ -139,14 +139,23 @@ def test_declared_dependencies_are_those_imported() -> None:
     found = {_name(home) for module in used for home in homes.get(module, ())}
     # The exporter of torch imports onnxscript by itself.
     assert found - declared == set()
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    offered = {_name(line) for name, lines in extras.items() if name not in ("dev", "bench") for line in lines}
+    optional = {module for path in modules(*STAGES) for module in _at_need(path)}
+    known = declared | offered
+    assert [one for one in optional if one in homes and known.isdisjoint(map(_name, homes[one]))] == []
     assert declared - found - {"onnxscript", "onnxruntime", "onnxruntime-gpu", "nvidia-ml-py"} == set()
 
 
 def _foreign(path: Path) -> set[str]:
-    """Return the top-level modules that are imported, by a statement or by `import_module("name")`."""
-    names = {name[1:].partition(".")[0] for name in imports(path) if name.startswith("/")}
+    """Return the top-level modules that are imported by a statement."""
+    return {name[1:].partition(".")[0] for name in imports(path) if name.startswith("/")}
+
+
+def _at_need(path: Path) -> set[str]:
+    """Return the top-level modules that are imported by `import_module("name")`, where they are needed."""
     text = (ROOT / path).read_text(encoding="utf-8")
-    return names | set(re.findall(r'import_module\("(\w+)"\)', text)) - {"tensorrt"}
+    return set(re.findall(r'import_module\("(\w+)[."]', text))
 
 
 def _name(requirement: str) -> str:

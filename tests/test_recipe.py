@@ -124,7 +124,7 @@ BREAKS = {
     "data missing": ("data: {source: fashion-mnist}\n", "", 5, "compress[0].prune", "or use `score: l2`"),
     "compress mapping": ("compress:\n", "compress: {}\nx:\n", 5, "compress", "wanted a list of passes"),
     "pass name": ("- distill", "- distil", 7, "compress[1].distil", "did you mean `distill`"),
-    "transfer later": ("- quantize", "- transfer", 8, "compress[2].transfer", "must be the first pass"),
+    "transfer later": ("- quantize", "- transfer: {steps: 5}", 8, "compress[2].transfer", "must be the first pass"),
     "two passes in one": ("- quantize", "- {quantize: , prune: }", 8, "compress[2]", "wanted one pass an entry"),
     "pass number": ("- quantize", "- 3", 8, "compress[2]", "wanted one pass an entry"),
     "pass required": ("- quantize", "- trim: {}", 8, "compress[2].trim.blocks", "missing"),
