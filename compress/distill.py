@@ -79,7 +79,7 @@ class Distill(Learning):
         for one in (model, *teachers):
             learns_from(one, data)
         steps, student = steps_of(self, data), model.copy()
-        lessons = Lessons(self, data, usual_mixup=1.0)
+        lessons = Lessons(self, data, 1.0, context.around)
         paths, attentions = tuple(self.features), tuple(self.attentions)
         inside = Shown(paths, self.feature_distance == "attention", attentions)
         with ExitStack() as stack:

@@ -17,7 +17,8 @@ from .distill_loss import SoftTarget
 from .features import shown
 from .folding import fold_batch_norm
 from .lessons import Lessons, generator_of
-from .training import Batch, BatchAt, Inputs, laid_out, lay_out
+from .surroundings import Surroundings
+from .training import Batch, BatchAt, Inputs, laid_out, lay_out, moved
 
 MEMORY_BYTES = 512 * 2**20
 """Judged batches are kept for reuse up to so much memory; then the oldest go."""
@@ -63,7 +64,9 @@ def teacher_batches(
         judges = [(one.copy() if inside.any else fold_batch_norm(one)).module for one in teachers]
         for judge in judges:
             stack.enter_context(shown(judge, inside.features, inside.attentions))
-        asked = _Teachers(judges, [lay_out(judge) for judge in judges], inside)
+        for judge in judges:
+            judge.to(lessons.around.device)
+        asked = _Teachers(judges, [lay_out(judge) for judge in judges], inside, lessons.around)
         if lessons.changes.none and not inside.any:
             yield _Remembered(lessons, asked)
         else:
@@ -75,21 +78,27 @@ class _Teachers:
     judges: Sequence[GraphModule]
     layouts: Sequence[torch.memory_format]
     inside: Shown
+    around: Surroundings
 
     @torch.no_grad()
     def __call__(self, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the scores of a batch, and what is compared beside them as 16-bit numbers."""
-        found = [
-            judge(*(laid_out(x, layout) for x in inputs))
-            for judge, layout in zip(self.judges, self.layouts, strict=True)
-        ]
-        scores = torch.stack([one for one, _ in found]).mean(0)
+        inputs = moved(inputs, self.around.device)
+        with self.around.precision():
+            found = self._found(inputs)
+        scores = torch.stack([one.float() for one, _ in found]).mean(0)
         features, count = found[0][1], len(self.inside.features)
         if self.inside.as_maps:
             named = zip(self.inside.features, features, strict=False)
             features = (*(attention_map(path, feature) for path, feature in named), *features[count:])
         least = torch.finfo(torch.half).min
         return scores, tuple(feature.clamp_min(least).half() for feature in features)
+
+    def _found(self, inputs: Inputs) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
+        return [
+            judge(*(laid_out(x, layout) for x in inputs))
+            for judge, layout in zip(self.judges, self.layouts, strict=True)
+        ]
 
 
 @dataclass(eq=False)
@@ -123,7 +132,8 @@ class _Reused:
     def _window(self, batch: Batch) -> int:
         """Return how many batches are kept; found once, so that it is the same in every step."""
         inputs, target = batch
-        self._most = self._most or max(1, MEMORY_BYTES // (sum(x.nbytes for x in inputs) + target.nbytes))
+        size = (sum(x.nbytes for x in inputs) + target.nbytes) * self.lessons.around.crew.size
+        self._most = self._most or max(1, MEMORY_BYTES // size)
         return self._most
 
 
@@ -137,7 +147,7 @@ class _Remembered:
     _known: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
 
     def __call__(self, step: int) -> Batch:
-        indices = self.lessons.indices(step)
+        indices = self.lessons.own(step)
         inputs, labels = self.lessons(step)
         if self._scores is None or not self._known[indices].all():
             scores, _ = self.teachers(inputs)

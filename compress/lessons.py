@@ -19,7 +19,8 @@ from torch.fx import GraphModule
 from ..models.data import Dataset, Split
 from ..models.errors import BadInput
 from .augment import cutmix, flip_and_shift, mixup
-from .training import Batch, Extras, Inputs, Judging
+from .surroundings import HERE, Surroundings
+from .training import Batch, Extras, Inputs, Judging, moved
 from .training_state import Keep
 
 if TYPE_CHECKING:
@@ -84,10 +85,13 @@ def changes_of(settings: Augmentation, data: Dataset, usual_mixup: float) -> Cha
 
 
 class Lessons:
-    """Labelled batches by step."""
+    """Labelled batches by step; of several processes each gets its part of them."""
 
-    def __init__(self, settings: Augmentation, data: Dataset, usual_mixup: float = 0.0) -> None:
+    def __init__(
+        self, settings: Augmentation, data: Dataset, usual_mixup: float = 0.0, around: Surroundings = HERE
+    ) -> None:
         self.data = data
+        self.around = around
         self.changes = changes_of(settings, data, usual_mixup)
         self._size = min(settings.batch, len(data.train))
         self.seed = settings.seed
@@ -103,11 +107,18 @@ class Lessons:
         start = first - epochs[0] * count
         return whole[start : start + self._size]
 
+    def own(self, step: int) -> Tensor:
+        """Return the training examples of a step that are this process's."""
+        whole = self.indices(step)
+        return whole[self.around.crew.part(len(whole))]
+
     def __call__(self, step: int) -> Batch:
         """Return inputs and class probabilities `(batch, classes)` of a step."""
         indices, generator = self.indices(step), generator_of(self.seed, "changes", step)
-        inputs, labels = self._inputs(indices, generator), self._labels(indices)
-        return self._blended(inputs, labels, generator)
+        # Changed as a whole, so that examples are blended with those that they would be blended with.
+        inputs, labels = self._blended(self._inputs(indices, generator), self._labels(indices), generator)
+        mine = self.around.crew.part(len(indices))
+        return tuple(x[mine] for x in inputs), labels[mine]
 
     def said_of(self, step: int) -> str:
         """Name the examples of a step."""
@@ -166,11 +177,11 @@ def accuracy_on(data: Dataset, split: Split) -> Callable[[GraphModule], float]:
     """Return what gives the share of a split's examples that a graph classifies rightly."""
 
     def score(module: GraphModule) -> float:
-        right = 0
+        right, device = 0, str(next((p.device for p in module.parameters()), "cpu"))
         for part in torch.arange(len(split)).split(_JUDGED_AT_ONCE):  # type: ignore[no-untyped-call]  # torch's own
-            found: Any = module(*data.inputs(split, part))
+            found: Any = module(*moved(data.inputs(split, part), device))
             scores = found[0] if isinstance(found, tuple) else found
-            right += int((scores.argmax(1) == split.labels[part]).sum())
+            right += int((scores.argmax(1).cpu() == split.labels[part]).sum())
         return right / len(split)
 
     return score
@@ -188,7 +199,7 @@ def extras_of(
     judging = None
     if held is not None:
         judging = Judging(accuracy_on(lessons.data, held), max(1, steps // JUDGEMENTS), settings.patience)
-    return Extras(judging=judging, keep=keep, said_of=lessons.said_of, **more)
+    return Extras(judging=judging, keep=keep, said_of=lessons.said_of, around=lessons.around, **more)
 
 
 def keep_in(folder: Path | None, models: Sequence[Model], *decided_by: object) -> Keep | None:

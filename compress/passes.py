@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 from pydantic import ConfigDict
 
 from ..models.errors import BadInput, ShipworthyError, ToolFailed
+from .surroundings import HERE, Surroundings
 
 if TYPE_CHECKING:
     from ..models.data import Dataset
@@ -35,13 +36,14 @@ class Context:
     """What a pass may use beside the model: training data, the uncompressed model, and a progress callback.
 
     `report(done, total)` is called now and then by passes that take longer than a second. `keep` is a folder for
-    training that is not finished.
+    training that is not finished, `around` where it takes place.
     """
 
     data: Dataset | None = None
     teachers: tuple[Model, ...] = ()
     report: Any = field(default=None, compare=False)
     keep: Path | None = None
+    around: Surroundings = HERE
 
     @property
     def teacher(self) -> Model | None:
@@ -61,7 +63,7 @@ class Pass(ABC):
 
     @final
     def __call__(self, model: Model, *, data: Dataset | None = None, teacher: Model | Sequence[Model] | None = None,
-                 report: Any = None, keep: Path | None = None) -> PassResult:  # fmt: skip
+                 report: Any = None, keep: Path | None = None, around: Surroundings = HERE) -> PassResult:  # fmt: skip
         """Apply the pass.
 
         Args:
@@ -71,6 +73,7 @@ class Pass(ABC):
             report: called as `report(done, total)` while the pass works.
             keep: a folder where training keeps its state now and then; called again with the same arguments, it goes
                 on from there and ends with the same weights.
+            around: the device and the processes that train, and who is told of each step.
 
         Returns:
             The new model with facts: what the pass says of itself, and `params_before/after`, `macs_before/after`
@@ -88,7 +91,7 @@ class Pass(ABC):
         name = type(self).__name__.lower()
         before = count(model)
         try:
-            made, facts = self._apply(model, Context(data, _several(teacher), report, keep))
+            made, facts = self._apply(model, Context(data, _several(teacher), report, keep, around))
             same_interface(made if self.adapts else model, made)
             made = still_sparse(model, made)
         except ShipworthyError as fault:

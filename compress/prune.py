@@ -123,7 +123,11 @@ class Prune(Pass):
         for place, goal in enumerate(goals(self)):
             if place and self.recover is not None:
                 made = self.recover(
-                    made, data=context.data, teacher=context.teacher or model, report=context.report
+                    made,
+                    data=context.data,
+                    teacher=context.teacher or model,
+                    report=context.report,
+                    around=context.around,
                 ).model
             made, facts = self._round(made, context, goal)
             first = first or facts

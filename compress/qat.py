@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
@@ -68,10 +69,10 @@ def train_quantized(
         if context.report:
             context.report(done, total)
 
-    lessons = Lessons(settings, data, usual_mixup=1.0)
+    lessons = Lessons(settings, data, 1.0, replace(context.around, autocast="off"))
     schedule = Schedule(settings.steps, settings.learning_rate, settings.weight_decay, most_gradient=MOST_GRADIENT)
     keep = keep_in(context.keep, (model, *context.teachers), settings, data.fingerprint)
-    extras = Extras(keep=keep, said_of=lessons.said_of)
+    extras = Extras(keep=keep, said_of=lessons.said_of, around=lessons.around)
     teachers = teacher_batches(lessons, context.teachers, settings.reuse) if context.teachers else nullcontext(lessons)
     with zeros_held(student), teachers as batch_at:
         loss_of = _by_teacher(settings) if context.teachers else _by_labels

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from ..models.errors import ToolFailed
 from ..models.graph import aten, set_training, shape_of
 from .averaging import Average
 from .optimizers import Group, Schedule, optimizer_of
+from .surroundings import HERE, Surroundings
+from .synced_norms import norms_together
 from .training_state import Keep
 
 Inputs = tuple[Tensor, ...]
@@ -50,18 +52,17 @@ class Extras:
         groups: parameters that learn, with their own rates and decays; None: all.
         judging: on held-out examples.
         keep: where the unfinished state is kept.
-        log: called as `log(step, values)` after every step, with `loss` and `learning_rate`, and `score` where it was
-            judged.
         on_step: called before every step.
         said_of: names the examples of a step, for the message about a loss that is not finite.
+        around: the device, the processes, and who is told of each step.
     """
 
     groups: Sequence[Group] | None = None
     judging: Judging | None = None
     keep: Keep | None = None
-    log: Callable[[int, dict[str, float]], object] | None = None
     on_step: Callable[[int], object] | None = None
     said_of: Callable[[int], str] | None = None
+    around: Surroundings = HERE
 
 
 @dataclass(frozen=True)
@@ -106,23 +107,42 @@ def train(
             graph keeps the weights from before that step.
     """
     extras = extras or Extras()
-    layout = lay_out(module)
+    layout, around = lay_out(module), extras.around
+    module.to(around.device)
     run = _Run(module, schedule, extras)
-    try:
+    with ExitStack() as stack:
+        stack.callback(_put_back, module)
+        stack.enter_context(norms_together(module, around.crew))
         for step in range(run.resumed(), schedule.steps):
             if run.tired:
                 break
             if extras.on_step:
                 extras.on_step(step)
-            inputs, target = batch_at(step)
-            run.step(step, loss_of(module(*(laid_out(x, layout) for x in inputs)), target, step))
+            inputs, target = moved(batch_at(step), around.device)
+            with around.precision():
+                loss = loss_of(module(*(laid_out(x, layout) for x in inputs)), target, step)
+            run.step(step, loss, len(inputs[0]))
             if report:
                 report(step + 1, schedule.steps)
         run.finish()
-    finally:
-        set_training(module, False)
-        module.to(memory_format=torch.contiguous_format)
     return Trained(run.losses, run.scores)
+
+
+def _put_back(module: GraphModule) -> None:
+    set_training(module, False)
+    module.to("cpu")
+    module.to(memory_format=torch.contiguous_format)
+
+
+def moved(value: Any, device: str) -> Any:
+    """Return tensors, in tuples and dataclasses too, on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, tuple):
+        return tuple(moved(one, device) for one in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{one.name: moved(getattr(value, one.name), device) for one in fields(value)})
+    return value
 
 
 class _Run:
@@ -133,6 +153,9 @@ class _Run:
         self._optimizer, self._rate = optimizer_of(module, schedule, extras.groups)
         self._learning = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._average = Average(module, schedule.ema) if schedule.ema else None
+        self._crew = extras.around.crew
+        device = extras.around.device.partition(":")[0]
+        self._scaler = torch.amp.GradScaler(device, enabled=extras.around.autocast == "fp16")
         self._best: dict[str, Tensor] | None = None
         # A forward pass moves them before its loss is known.
         self._statistics = [value for value in module.buffers() if value.is_floating_point()]
@@ -152,7 +175,8 @@ class _Run:
 
     def resumed(self) -> int:
         """Return the first step that is to be done."""
-        state = self._extras.keep.read() if self._extras.keep else None
+        keep = self._extras.keep
+        state = self._crew.from_first(keep.read) if keep else None
         if state is None:
             return 0
         self._module.load_state_dict(state["weights"])
@@ -160,24 +184,31 @@ class _Run:
         self._rate.load_state_dict(state["rate"])
         if self._average:
             self._average.load(state["average"])
+        self._scaler.load_state_dict(state["scaler"])
         self._best, self.losses, self.scores = state["best"], state["losses"], state["scores"]
         if self._statistics:
             torch._foreach_copy_(self._good, self._statistics)
         return len(self.losses)
 
-    def step(self, step: int, loss: Tensor) -> None:
-        """Move the weights against the gradient of a loss."""
-        value = loss.item()
+    def step(self, step: int, loss: Tensor, count: int) -> None:
+        """Move the weights against the gradient of a loss, the mean over so many examples of this process."""
+        share, value = self._shared(loss, count)
         self._refuse(math.isfinite(value), f"the loss is {value}", step)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self._scaler.scale(loss * share if share != 1 else loss).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         gradients = [p.grad for p in self._learning if p.grad is not None]
+        self._crew.add_up(gradients)
+        if self._scaler.is_enabled():
+            self._scaler.unscale_(self._optimizer)
         norm = torch.nn.utils.get_total_norm(gradients)
-        self._refuse(math.isfinite(norm.item()), f"the gradient's length is {norm.item()}", step)
-        if norm > self._schedule.most_gradient:
+        # With scaled losses a gradient that is too long is no fault: the step is left out, and the scale halved.
+        finite = math.isfinite(norm.item())
+        self._refuse(finite or self._scaler.get_scale() > 1, f"the gradient's length is {norm.item()}", step)
+        if finite and norm > self._schedule.most_gradient:
             torch._foreach_mul_(gradients, self._schedule.most_gradient / float(norm))
         rate = float(self._rate.get_last_lr()[-1])
-        self._optimizer.step()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
         self._rate.step()
         if self._average:
             self._average.update()
@@ -186,22 +217,30 @@ class _Run:
             torch._foreach_copy_(self._good, self._statistics)
         self._after(step + 1, {"loss": value, "learning_rate": rate})
 
+    def _shared(self, loss: Tensor, count: int) -> tuple[float, float]:
+        """Return this process's share of the batch, and the loss of the whole batch."""
+        if self._crew.alone:
+            return 1.0, loss.item()
+        sums = torch.stack([loss.detach().float() * count, torch.tensor(float(count), device=loss.device)])
+        self._crew.add_up([sums])
+        return count / float(sums[1]), float(sums[0] / sums[1])
+
     def finish(self) -> None:
         """Give the graph its last weights: the best, or the average, or those it has."""
         if self._best is not None:
             self._module.load_state_dict(self._best)
         elif self._average:
             self._average.apply()
-        if self._extras.keep:
+        if self._extras.keep and self._crew.rank == 0:
             self._extras.keep.remove()
 
     def _after(self, done: int, values: dict[str, float]) -> None:
-        judging, keep = self._extras.judging, self._extras.keep
+        judging, keep, log = self._extras.judging, self._extras.keep, self._extras.around.log
         if judging and (done % judging.every == 0 or done == self._schedule.steps):
             values["score"] = self._judged(judging, done)
-        if self._extras.log:
-            self._extras.log(done, values)
-        if keep and done % keep.every == 0 and done < self._schedule.steps:
+        if log:
+            log(done, values)
+        if keep and self._crew.rank == 0 and done % keep.every == 0 and done < self._schedule.steps:
             keep.write(self._state())
 
     def _judged(self, judging: Judging, done: int) -> float:
@@ -220,6 +259,7 @@ class _Run:
             "weights": self._module.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "rate": self._rate.state_dict(),
+            "scaler": self._scaler.state_dict(),
             "average": self._average.state() if self._average else None,
             "best": self._best,
             "losses": self.losses,
@@ -233,7 +273,7 @@ class _Run:
             torch._foreach_copy_(self._statistics, self._good)
         batch = f" ({self._extras.said_of(step)})" if self._extras.said_of else ""
         where = ""
-        if self._extras.keep:
+        if self._extras.keep and self._crew.rank == 0:
             self._extras.keep.write(self._state())
             where = f"; the weights before it are kept in {self._extras.keep.path}"
         raise ToolFailed(f"{said} at step {step + 1} of {self._schedule.steps}{batch}; lower learning_rate{where}")

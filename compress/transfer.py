@@ -64,7 +64,7 @@ class Transfer(Learning):
         data, held = held_out(need_data(context, "to learn from"), self.validation, self.seed)
         student, drawn = self._fitted(model, data)
         learns_from(student, data)
-        steps, lessons = steps_of(self, data), Lessons(self, data)
+        steps, lessons = steps_of(self, data), Lessons(self, data, around=context.around)
         groups = groups_of(self, student.module, drawn)
         extras = extras_of(
             self, lessons, held, steps, keep_in(context.keep, (student,), self, data.fingerprint),

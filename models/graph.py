@@ -18,7 +18,7 @@ aten = torch.ops.aten
 SUMS = (aten.add.Tensor, aten.add_.Tensor)
 
 # Operators that behave differently in training, with the position of the flag that says so.
-TRAINING_FLAG = {
+TRAINING_FLAG: dict[Any, int] = {
     aten.batch_norm.default: 5,
     aten.instance_norm.default: 5,
     aten.dropout.default: 2,

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import fields
 from pathlib import Path
 
 from ..export.engine import check_flavour
 from ..export.onnx_store import external_files
-from ..models.cards import card_of, normalised
-from ..models.data import Dataset, open_data
+from ..models.data import Dataset
 from ..profile.goals import conclude
 from .judging import Evidence, judge_goals
 from .measuring import measure_stage
 from .paying import integers_of
 from .progress import Progress, Silent
-from .recipe import DataPart, Recipe, read_recipe
-from .recipe_checks import TABLE
+from .recipe import Recipe, read_recipe
+from .recipe_data import data_of
 from .record import RunRecord
 from .recording import Findings, make_record
 from .report import write_reports
@@ -48,7 +46,7 @@ def build(recipe: str | Path | Recipe, workdir: str | Path = "out", progress: Pr
     if recipe.export.tensorrt:
         check_flavour(recipe.export.tensorrt.flavour)
     with open_store(Path(workdir), progress or Silent()) as store:
-        data = _open_data(recipe)
+        data = data_of(recipe)
         course = take_steps(store, recipe, data)
         files = [taken.exported for taken in course.kept]
         tensorrt = tensorrt_file(store, course, data)
@@ -65,27 +63,6 @@ def build(recipe: str | Path | Recipe, workdir: str | Path = "out", progress: Pr
             record = make_record(findings, store, time.perf_counter() - began)
             write_reports(record, folder)
     return record
-
-
-def _open_data(recipe: Recipe) -> Dataset | None:
-    part = recipe.data
-    if part is None:
-        return None
-    given = {one.name: getattr(part, one.name) for one in fields(part)}
-    card = card_of(recipe.model.source, recipe.model.weights) if recipe.adapts else None
-    if given["size"] is None and _holds_images(part):
-        shape = recipe.model.input
-        asked = (shape[-2], shape[-1]) if shape and len(shape) == 3 and Path(part.source).is_dir() else None
-        given["size"] = asked or (card.size if card else None)
-    data = open_data(**given)
-    follow = card is not None and data.task == "image-classification" and part.mean is None and part.std is None
-    return normalised(data, card) if card and follow else data
-
-
-def _holds_images(part: DataPart) -> bool:
-    """Whether a source, which is not open yet, may be resized: names and functions are of images, most folders too."""
-    table_or_hub = TABLE.search(part.source) or part.source.startswith("hf:")
-    return not table_or_hub and part.seconds is None and part.sample_rate is None
 
 
 def _copy_files(folder: Path, evidence: Evidence, engine: Stage | None, data: Dataset | None) -> None:

@@ -29,8 +29,12 @@ def build(recipe: RecipeFile, workdir: Workdir = Path("out"), as_json: Json = Fa
     checked = read_recipe(recipe)
     from .build import build as run
     from .cli_progress import showing
+    from .crew import leading, serve, serves
 
-    with showing() as progress:
+    if serves():
+        serve(checked.train.device)
+        return Answer("", {}, 0)
+    with showing() as progress, leading(checked.train.device):
         record = run(checked, workdir, progress)
     return Answer(verdict_text(record, workdir), record.to_json(), record.exit_code)
 

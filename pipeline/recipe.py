@@ -28,6 +28,7 @@ from .recipe_parts import (
     ProfilePart,
     Step,
     TensorrtPart,
+    TrainPart,
     plain_data,
 )
 from .recipe_shape import check
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from ..export.artifact import Precision
 
 SCHEMAS = (1,)
-SECTIONS = ("shipworthy", "seed", "model", "data", "compress", "export", "profile", "goals")
+SECTIONS = ("shipworthy", "seed", "model", "data", "train", "compress", "export", "profile", "goals")
 T = TypeVar("T")
 
 
@@ -49,6 +50,7 @@ class Recipe:
     seed: int
     model: ModelPart
     data: DataPart | None
+    train: TrainPart
     compress: tuple[Step, ...]
     export: ExportPart
     profile: ProfilePart
@@ -97,6 +99,7 @@ class Recipe:
             "seed": self.seed,
             "model": asdict(model),
             "data": plain_data(data) if data else None,
+            **({"train": asdict(self.train)} if self.train != TrainPart() else {}),
             "compress": [{step.name: _written(step)} for step in self.compress],
             "export": plain_export(self.export),
             "profile": _profile(self.profile),
@@ -139,6 +142,7 @@ class _Reading:
         self._top()
         seed = self._seed()
         model, data = self._section("model", ModelPart), self._section("data", DataPart)
+        train = self._section("train", TrainPart) or TrainPart()
         has_data = self.tree.value.get("data") is not None
         files = (
             checks.model_part(model, self.folder, self.say) if model else None,
@@ -152,7 +156,7 @@ class _Reading:
         if self.faults or not model or not files[0] or not export or not profile:
             raise RecipeFaults(self.tree.path, self.faults)
         passes = tuple(step for _, step in steps)
-        return Recipe(path, seed, files[0], files[1], passes, export, profile, goals, (model, data))
+        return Recipe(path, seed, files[0], files[1], train, passes, export, profile, goals, (model, data))
 
     def say(self, key: Key, message: str, at_key: bool = False) -> None:
         """Note a fault."""

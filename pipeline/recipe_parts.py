@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
-from pydantic import ConfigDict, with_config
+from pydantic import ConfigDict, Field, with_config
 
 from ..compress.distill import Distill
 from ..compress.passes import Pass
 from ..compress.prune import Prune
 from ..compress.quantize import Quantize
 from ..compress.sparsify import Sparsify
+from ..compress.surroundings import Autocast
 from ..compress.transfer import Transfer
 from ..compress.trim import Trim
 from ..export.engine_settings import Hardware
@@ -23,6 +24,27 @@ _CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
 Positive = Annotated[int, Ge(1)]
 Text = Annotated[str, MinLen(1)]
 TokenInput = Literal["input_ids", "attention_mask", "token_type_ids"]
+
+
+@with_config(_CLOSED)
+@dataclass(frozen=True)
+class TrainPart:
+    """Where passes train.
+
+    Attributes:
+        device: `cpu`, or `cuda` or `cuda:N` for a GPU.
+        autocast: the format of operators that bear it: `off`, `bf16` or `fp16`.
+        devices: processes that train together, each on a CPU or a GPU of its own.
+        strategy: how: `ddp` divides each batch.
+        tensorboard: whether curves are written.
+    """
+
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]+)?)$")] = "cpu"
+    autocast: Autocast = "off"
+    devices: Positive = 1
+    strategy: Literal["ddp"] = "ddp"
+    tensorboard: bool = False
+
 
 PASSES: dict[str, type[Pass]] = {
     "transfer": Transfer,

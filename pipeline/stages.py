@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..compress.distill import Distill
 from ..export.artifact import Precision, Target
@@ -29,6 +28,8 @@ from ..profile.environment import comparison_key, environment
 from ..profile.errors import ProfileError
 from ..profile.plan import Plan
 from .build_spread import spread_of_builds
+from .crew import Job, apply, trains
+from .curves import FOLDER, write_sizes
 from .engine_part import engine_inputs, engine_settings
 from .fixed_batch import fix_batch
 from .kept_model import keep as keep_model
@@ -108,15 +109,13 @@ def _check_fit(model: Model, data: Dataset) -> None:
         )
 
 
-def pass_stage(
-    store: Store, step: Step, models: tuple[Stage, Stage], data: Dataset | None, recipe_folder: Path
-) -> Stage:
+def pass_stage(store: Store, step: Step, models: tuple[Stage, Stage], data: Dataset | None, recipe: Recipe) -> Stage:
     """Apply one compression pass to the first of two models, the second being the uncompressed one.
 
     Training that was killed goes on.
     """
     settings, (before, teacher) = step.settings, models
-    sources = teacher_sources(settings, recipe_folder, _checked_before, ())
+    sources = teacher_sources(settings, recipe.path.absolute().parent, _checked_before, ())
     inputs = {
         "before": before.key,
         "teacher": teacher.key,
@@ -124,19 +123,30 @@ def pass_stage(
         "data": data.fingerprint if data else None,
         "files": [model_hashes(ModelPart(source)) for source in sources],
     }
+    if trains(settings) and (place := _other_place(recipe)):
+        inputs["train"] = place
     keep = store.unfinished(step.name, inputs)
 
     def make(folder: Path) -> Facts:
-        torch.manual_seed(getattr(settings, "seed", 0))
-        model = recall(store, before)
+        models = recall(store, before), recall(store, teacher)
         applied = replace(settings, teachers=sources) if isinstance(settings, Distill) else settings
-        result = applied(model, data=data, teacher=recall(store, teacher), report=store.progress.advance, keep=keep)
+        curves = store.root / FOLDER / step.name if recipe.train.tensorboard else None
+        result = apply(Job(recipe, applied, models, keep, curves), data, store.progress.advance)
+        if curves:
+            place = recipe.labels.index(step.name) + 1
+            write_sizes(curves.parent, place, result.facts["params_after"], result.facts["macs_after"])
         marked = keep_model(store, result.model, folder)
         shutil.rmtree(keep, ignore_errors=True)
         specs = {"specs": asdict(summarize(result.model))} if settings.adapts else {}
         return {**result.facts, **specs, "quantization": marked}
 
     return store.run(step.name, inputs, make)
+
+
+def _other_place(recipe: Recipe) -> dict[str, Any]:
+    """Return what of the place of training decides the weights, where it is not the usual one."""
+    asked = {"device": recipe.train.device, "autocast": recipe.train.autocast, "devices": recipe.train.devices}
+    return {} if asked == {"device": "cpu", "autocast": "off", "devices": 1} else asked
 
 
 def _checked_before(*_: object) -> None:

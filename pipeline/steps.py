@@ -58,7 +58,7 @@ def take_steps(store: Store, recipe: Recipe, data: Dataset | None) -> Course:
     model, step = capture_stage(store, recipe, data), None
     if recipe.adapts:
         step = recipe.compress[0]
-        model = pass_stage(store, step, (model, model), data, recipe.path.absolute().parent)
+        model = pass_stage(store, step, (model, model), data, recipe)
     first = Taken("baseline", step, model, _exported(store, recipe, model, "baseline", data))
     course = Course(recipe, [first], [], [], [])
     for place, label in list(enumerate(recipe.labels))[recipe.adapts :]:
@@ -100,7 +100,7 @@ def _take(store: Store, course: Course, place: int, label: str, data: Dataset | 
     step, before = course.recipe.compress[place], course.kept[-1]
     named = replace(step, name=label)
     models = before.model, course.kept[0].model
-    model = pass_stage(store, named, models, data, course.recipe.path.absolute().parent)
+    model = pass_stage(store, named, models, data, course.recipe)
     model = layers_stage(store, course.recipe, step, model, data) if wants_search(step) else model
     file = _exported(store, course.recipe, model, label, data)
     return Taken(label, step, model, file, pays(store, course.recipe, step, (before.exported, file), data))

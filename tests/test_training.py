@@ -15,6 +15,7 @@ from shipworthy.compress.augment import cutmix, flip_and_shift, mixup
 from shipworthy.compress.lessons import accuracy_on
 from shipworthy.compress.optimizers import Schedule, Shape
 from shipworthy.compress.prune import Prune
+from shipworthy.compress.surroundings import Surroundings
 from shipworthy.compress.training import Batch, BatchAt, Extras, Judging, lay_out, train
 from shipworthy.compress.training_state import Keep
 from shipworthy.models.data import Dataset
@@ -171,7 +172,7 @@ def test_rates_rise_and_then_do_as_they_are_called(shape: Shape, data: Dataset) 
         _batches(data),
         _loss,
         schedule,
-        extras=Extras(log=lambda _, values: rates.append(values["learning_rate"])),
+        extras=Extras(around=Surroundings(log=lambda _, values: rates.append(values["learning_rate"]))),
     )
     assert max(rates) == pytest.approx(0.01, rel=0.05)
     assert rates[0] < 0.5 * max(rates)
