@@ -8,6 +8,7 @@ proportions").
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +35,8 @@ def accuracy(predictions: ArrayLike, labels: ArrayLike) -> Estimate:
     Raises:
         BadInput: nothing to compare, or unequal lengths.
     """
-    found, truth = _pair(predictions, labels)
-    return _wilson(int((found == truth).sum()), len(truth))
+    found, truth = pair_of(predictions, labels)
+    return wilson(int((found == truth).sum()), len(truth))
 
 
 def agreement(first: ArrayLike, second: ArrayLike) -> Estimate:
@@ -61,16 +62,12 @@ def macro_recall(predictions: ArrayLike, labels: ArrayLike, classes: int | None 
     Raises:
         BadInput: nothing to compare, unequal lengths, or labels outside `0..classes - 1`.
     """
-    found, truth = _pair(predictions, labels)
+    found, truth = pair_of(predictions, labels)
     if classes is not None and not 0 <= truth.min() <= truth.max() < classes:
         raise BadInput(f"labels run from {truth.min()} to {truth.max()}, but there are {classes} classes")
     _, rows, counts = np.unique(truth, return_inverse=True, return_counts=True)
     right = np.bincount(rows, weights=found == truth)
-    parts = [_wilson(int(r), int(n)) for r, n in zip(right, counts, strict=True)]
-    value = sum(part.value for part in parts) / len(parts)
-    below = math.sqrt(sum((part.value - part.low) ** 2 for part in parts)) / len(parts)
-    above = math.sqrt(sum((part.high - part.value) ** 2 for part in parts)) / len(parts)
-    return Estimate(value, max(0.0, value - below), min(1.0, value + above))
+    return mean_share([wilson(int(r), int(n)) for r, n in zip(right, counts, strict=True)])
 
 
 def paired_drop(baseline: ArrayLike, artifact: ArrayLike, labels: ArrayLike) -> Estimate:
@@ -91,8 +88,8 @@ def paired_drop(baseline: ArrayLike, artifact: ArrayLike, labels: ArrayLike) -> 
     Raises:
         BadInput: nothing to compare, or unequal lengths.
     """
-    before, truth = _pair(baseline, labels)
-    after, _ = _pair(artifact, labels)
+    before, truth = pair_of(baseline, labels)
+    after, _ = pair_of(artifact, labels)
     lost = int(((before == truth) & (after != truth)).sum())
     won = int(((before != truth) & (after == truth)).sum())
     n = len(truth)
@@ -101,7 +98,8 @@ def paired_drop(baseline: ArrayLike, artifact: ArrayLike, labels: ArrayLike) -> 
     return Estimate(100 * (lost - won) / n, max(-100.0, 100 * (p - q - half)), min(100.0, 100 * (p - q + half)))
 
 
-def _wilson(right: int, n: int) -> Estimate:
+def wilson(right: int, n: int) -> Estimate:
+    """Return the share `right / n` with Wilson's interval."""
     share = right / n
     centre = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 / (1 + Z95**2 / n) * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
@@ -109,7 +107,26 @@ def _wilson(right: int, n: int) -> Estimate:
     return Estimate(share, 0.0 if right == 0 else centre - half, 1.0 if right == n else centre + half)
 
 
-def _pair(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+def mean_share(parts: Sequence[Estimate], correlation: NDArray[np.float64] | None = None) -> Estimate:
+    """Return the mean of shares `(0 to 1)` with the interval that MOVER makes of theirs (Zou and Donner 2008).
+
+    Args:
+        parts: at least one.
+        correlation: of the parts, `(parts, parts)`; independent without it.
+    """
+    value, low, high = (np.array([getattr(part, name) for part in parts]) for name in ("value", "low", "high"))
+    related = np.eye(len(parts)) if correlation is None else correlation
+    below, above = (math.sqrt(max(0.0, float(d @ related @ d))) / len(parts) for d in (value - low, high - value))
+    mean = float(value.mean())
+    return Estimate(mean, max(0.0, mean - below), min(1.0, mean + above))
+
+
+def pair_of(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return two sequences of equal length as arrays `(n,)`.
+
+    Raises:
+        BadInput: nothing to compare, or unequal lengths.
+    """
     a, b = np.asarray(first), np.asarray(second)
     if a.ndim != 1 or a.shape != b.shape:
         raise BadInput(f"predictions of shape {a.shape} against {b.shape}; wanted two of the same length (n,)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..export.engine import check_flavour
@@ -19,9 +20,10 @@ from .recipe_data import data_of
 from .record import RunRecord
 from .recording import Findings, make_record
 from .report import write_reports
-from .stages import engine_stage
+from .scoring import changes_stage
+from .stages import Exported, engine_stage
 from .steps import take_steps, tensorrt_file
-from .store import Stage, open_store
+from .store import Facts, Stage, Store, open_store
 
 
 def build(recipe: str | Path | Recipe, workdir: str | Path = "out", progress: Progress | None = None) -> RunRecord:
@@ -54,8 +56,9 @@ def build(recipe: str | Path | Recipe, workdir: str | Path = "out", progress: Pr
         engine = engine_stage(store, recipe, tensorrt.file) if tensorrt else None
         integers = integers_of(store, shipped, engine, recipe, data)
         measured = {m.runtime: m for m in measure_stage(store, recipe, files, engine, data)}
-        labels = data.test.labels.numpy() if data else None
-        evidence = Evidence(files[0], shipped, measured, labels)
+        labels, classes = (data.test.labels.numpy(), data.classes) if data else (None, ())
+        changes = _changes(store, files[0], shipped, data)
+        evidence = Evidence(files[0], shipped, measured, labels, classes, changes)
         verdict = conclude(judge_goals(recipe.goals, evidence))
         findings = Findings(recipe, data, course, evidence, engine, verdict, tuple(integers))
         with store.bookkeeping(), store.delivery() as folder:
@@ -63,6 +66,15 @@ def build(recipe: str | Path | Recipe, workdir: str | Path = "out", progress: Pr
             record = make_record(findings, store, time.perf_counter() - began)
             write_reports(record, folder)
     return record
+
+
+def _changes(
+    store: Store, baseline: Exported, shipped: Mapping[str, Exported], data: Dataset | None
+) -> dict[str, Facts]:
+    if data is None:
+        return {}
+    others = {target: file for target, file in shipped.items() if file.checked.key != baseline.checked.key}
+    return {target: changes_stage(store, baseline, file, data).facts for target, file in others.items()}
 
 
 def _copy_files(folder: Path, evidence: Evidence, engine: Stage | None, data: Dataset | None) -> None:

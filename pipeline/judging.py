@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..models.metrics import Estimate, agreement, paired_drop
 from ..models.schemes import QUANTIZED
@@ -15,19 +18,40 @@ from ..profile.throughput import per_second
 from .measuring import Measured
 from .recipe_metrics import latency_quantile
 from .stages import Exported
+from .store import Facts
 
-QUALITY = ("accuracy", "macro_recall", "agreement", "accuracy_drop")
+QUALITY = (
+    "accuracy",
+    "macro_recall",
+    "macro_precision",
+    "macro_f1",
+    "lowest_recall",
+    "calibration_error",
+    "agreement",
+    "accuracy_drop",
+)
 MB = 1_000_000
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that goals are judged by. `shipped` are the files that ship, by target; `cpu` is always there."""
+    """Everything that goals are judged by.
+
+    Attributes:
+        baseline: the file of the uncompressed model.
+        shipped: the files that ship, by target; `cpu` is always there.
+        measured: what was measured, by runtime.
+        labels: of the test examples `(examples,)`; None without data.
+        classes: their names; none without data.
+        changes: the facts of `changes_stage`, by target; none without data.
+    """
 
     baseline: Exported
     shipped: Mapping[str, Exported]
     measured: Mapping[str, Measured]
-    labels: object
+    labels: NDArray[np.int64] | None
+    classes: tuple[str, ...] = ()
+    changes: Mapping[str, Facts] = field(default_factory=dict)
 
     @property
     def artifact(self) -> Exported:
@@ -85,20 +109,22 @@ def _doubt(name: str, row: Mapping[str, Any], layer: Mapping[str, Any] | None) -
 
 
 def quality(metric: str, evidence: Evidence, file: Exported) -> Reading:
-    """Read accuracy, macro recall, agreement (percent) or the paired accuracy drop (points) of one file."""
+    """Read one file's share (percent), such as accuracy, its calibration error or its paired accuracy drop (points)."""
     facts = file.checked.facts
-    if "accuracy" not in facts:
+    if "accuracy" not in facts or evidence.labels is None:
         return Reading(absent="the recipe names no data")
     if metric == "agreement":
         return _percent(agreement(evidence.baseline.predictions(), file.predictions()))
     if metric == "accuracy_drop":
-        drop = paired_drop(evidence.baseline.predictions(), file.predictions(), evidence.labels)  # type: ignore[arg-type]  # labels are an array
+        drop = paired_drop(evidence.baseline.predictions(), file.predictions(), evidence.labels)
         return Reading(drop.value, drop.low, drop.high, "points")
-    return _percent(Estimate(**facts[metric]))
+    if facts[metric] is None:
+        return Reading(absent="the file's scores are not all finite numbers")
+    return _percent(Estimate(**facts[metric]), "points" if metric == "calibration_error" else "%")
 
 
-def _percent(found: Estimate) -> Reading:
-    return Reading(100 * found.value, 100 * found.low, 100 * found.high, "%")
+def _percent(found: Estimate, unit: str = "%") -> Reading:
+    return Reading(100 * found.value, 100 * found.low, 100 * found.high, unit)
 
 
 def _reading(goal: Goal, evidence: Evidence) -> Reading:

@@ -47,8 +47,12 @@ METRICS: dict[str, Metric] = {
     "size_ratio": Metric("of the baseline", "max"),
     "accuracy": _SHARE,
     "macro_recall": _SHARE,
+    "macro_precision": _SHARE,
+    "macro_f1": _SHARE,
+    "lowest_recall": _SHARE,
     "agreement": _SHARE,
     "accuracy_drop": Metric("points", "max", needs_data=True, low=-100.0, high=100.0),
+    "calibration_error": Metric("points", "max", needs_data=True, high=100.0),
 }
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from math import isfinite
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from .class_record import ClassScores
 
 SCHEMA = 1
 Outcome = Literal["met", "missed", "unclear"]
@@ -72,6 +75,7 @@ class ArtifactRow:
     ships: bool = False
     notes: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
+    classes: ClassScores | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from ..models.data import Dataset
 from ..profile.environment import environment
 from ..profile.goals import GoalVerdict, Reading, Verdict
 from ..profile.integer_share import IntegerShare
+from .class_record import ClassScores
 from .figure_rows import TITLES
 from .judging import Evidence, quality
 from .measuring import Measured
@@ -30,6 +31,7 @@ from .record import (
     RunRecord,
     StepRow,
 )
+from .scoring import class_scores
 from .stages import Exported
 from .store import Stage, Store, tool_versions
 
@@ -170,6 +172,13 @@ def _artifacts(findings: Findings) -> list[ArtifactRow]:
     return rows
 
 
+def _classes(file: Exported, evidence: Evidence, ships: bool) -> ClassScores | None:
+    if evidence.labels is None or not evidence.classes:
+        return None
+    changes = evidence.changes.get(file.target) if ships else None
+    return class_scores(file, evidence.labels, evidence.classes, changes)
+
+
 def _artifact(file_name: str, file: Exported, evidence: Evidence) -> ArtifactRow:
     facts, ships = file.file.facts, file_name != "baseline.onnx"
     scored = ships and "accuracy" in file.checked.facts
@@ -190,6 +199,7 @@ def _artifact(file_name: str, file: Exported, evidence: Evidence) -> ArtifactRow
         ships=ships,
         notes=_breach(file),
         details={"opset": facts["opset"], "tools": facts["tools"]} | _bad_layer(file),
+        classes=_classes(file, evidence, ships),
     )
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from .record import Outcome, RunRecord, StepRow
+from .report_classes import class_tables, confusion_line
 from .report_figures import figure_tables
 from .report_numbers import (
     NONE,
@@ -27,6 +28,7 @@ SYMBOLS: dict[Outcome, str] = {"met": "✅", "missed": "❌", "unclear": "⚠️
 # Cells beyond this length make a comment unreadable; the full text is in the other reports.
 CELL = 200
 LAYERS = 8
+CLASSES = 6
 
 
 def escape(text: str, limit: int = CELL) -> str:
@@ -51,6 +53,7 @@ def markdown_text(record: RunRecord) -> str:
         _goals(record),
         _before_after(record),
         "\n".join(f"{escape(line, 400)}  " for line in paying_lines(record)),
+        *_classes(record),
         *_precision(record),
         *_figures(record),
         _parity(record),
@@ -111,6 +114,14 @@ def _latency_rows(record: RunRecord) -> Iterable[tuple[str, ...]]:
 def _figures(record: RunRecord) -> Iterable[str]:
     for one in figure_tables(record):
         yield f"**{escape(one.title)}**\n\n{table(one.head, one.rows, one.numbers)}"
+
+
+def _classes(record: RunRecord) -> Iterable[str]:
+    """Yield the classes that lost most of the first file that ships, without their numbers of examples."""
+    for one in class_tables(record, CLASSES)[:1]:
+        head, *rows = ((row[0], *row[2:]) for row in (one.head, *one.rows))
+        yield f"**{escape(one.title)}**\n\n{table(head, rows, frozenset(range(1, 7)))}"
+    yield escape(confusion_line(record), 400)
 
 
 def _precision(record: RunRecord) -> Iterable[str]:

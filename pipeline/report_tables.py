@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from .plots import step_latency_text
 from .record import ArtifactRow, Figure, LatencyRow, RunRecord
+from .report_classes import class_tables, confusion_tables, mean_table
 from .report_figures import Table, figure_tables
 from .report_numbers import NONE, count, duration, figure_text, percent, percentile_name, settings_text, shorten, size
 from .report_paying import paying_tables
@@ -18,6 +19,9 @@ def tables_of(record: RunRecord) -> list[Table]:
         _steps(record),
         _artifacts(record),
         _scores(record),
+        mean_table(record),
+        *class_tables(record),
+        *confusion_tables(record),
         _parity(record),
         _latency(record.latency),
         _comparisons(record),

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from .plots import goal_plot, latency_plot, step_panels
 from .record import ArtifactRow, Outcome, RunRecord
+from .report_classes import confusion_plots
 from .report_figures import layer_plots
 from .report_junit import run_seconds
 from .report_numbers import (
@@ -77,6 +78,7 @@ def view(record: RunRecord) -> dict[str, Any]:
         "latency_plots": [Markup(svg) for svg in _latency_plots(record)],
         "step_plots": [Markup(svg) for svg in step_panels(record.steps)],
         "precision_plots": [Markup(svg) for svg in precision_plots(record)],
+        "confusion_plots": [Markup(svg) for svg in confusion_plots(record)],
         "layer_plots": [Markup(svg) for svg in layer_plots(record)],
         "tables": [table for table in tables_of(record) if table.rows],
         "sections": _sections(record),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..compress.distill import Distill
 from ..export.artifact import Precision, Target
@@ -38,6 +39,7 @@ from .recipe import Recipe
 from .recipe_checks import teacher_sources
 from .recipe_hash import led_to
 from .recipe_parts import ModelPart, Step
+from .scoring import keep_scores, predictions_of
 from .store import Facts, Stage, Store
 from .user_files import model_hashes
 
@@ -70,10 +72,9 @@ class Exported:
         """The graph it was exported from."""
         return self.model.folder / "model.pt2"
 
-    def predictions(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def predictions(self) -> NDArray[np.int64]:
         """Return the class of every test example as the file sees it."""
-        found: np.ndarray[Any, np.dtype[np.int64]] = np.load(self.checked.folder / "predictions.npy")
-        return found
+        return predictions_of(self.checked)
 
 
 def capture_stage(store: Store, recipe: Recipe, data: Dataset | None) -> Stage:
@@ -195,8 +196,7 @@ def check_stage(store: Store, step: Stage, file: Stage, data: Dataset | None) ->
         )
         if data:
             scored = score(path, data)
-            np.save(folder / "predictions.npy", scored.predictions)
-            facts |= {"accuracy": asdict(scored.accuracy), "macro_recall": asdict(scored.macro_recall)}
+            facts |= keep_scores(scored, folder)
         return facts
 
     name = file.name.replace("export", "check", 1)

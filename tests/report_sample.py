@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+from shipworthy.pipeline.class_record import ClassRow, ClassScores
 from shipworthy.pipeline.record import (
     SCHEMA,
     ArtifactRow,
@@ -36,6 +37,16 @@ def latency_row(name: str, median_ms: float, count: int = 3000) -> LatencyRow:
 
 def _parity(relative: float, agreement: float) -> list[ParityRow]:
     return [ParityRow("logits", 512, relative * 8, relative, 1 - relative**2, agreement, 0.15, True)]
+
+
+def class_scores(count: int = 3) -> ClassScores:
+    """Return invented scores of so many classes, the last of which is never predicted."""
+    share, moved = Figure(0.9, 0.88, 0.92), Figure(-0.4, -0.9, 0.1)
+    rows = [ClassRow(f"class {k}", 100, 100, share, share, share, moved, moved, moved) for k in range(count - 1)]
+    rows.append(ClassRow("rare", 100, 0, Figure(0.0, 0.0, 0.04), None, Figure(0.0, 0.0, 0.04), moved, None, moved))
+    cells = [(k, k, 90) for k in range(count - 1)] + [(k, (k + 1) % (count - 1), 10 + k) for k in range(count)]
+    changes = dict.fromkeys(("macro_recall", "macro_precision", "macro_f1", "calibration_error"), moved)
+    return ClassScores(rows, share, share, share, Figure(0.0, 0.0, 0.04), Figure(0.031, 0.025, 0.036), changes, cells)
 
 
 def _steps() -> list[StepRow]:
@@ -110,6 +121,7 @@ def _artifacts() -> list[ArtifactRow]:
             Figure(0.9721, 0.9687, 0.9752),
             Figure(0.34, 0.09, 0.61),
             True,
+            classes=class_scores(),
         ),
         ArtifactRow(
             "tensorrt-rtx",
@@ -276,7 +288,16 @@ def hostile() -> RunRecord:
         steps=[replace(step, name=evil, settings={evil: evil}, facts={evil: [evil]}) for step in good.steps],
         artifacts=[
             replace(
-                row, name=evil, file=evil, sha256=evil, precision=evil, target=evil, notes=[evil], details={evil: evil}
+                row,
+                name=evil,
+                file=evil,
+                sha256=evil,
+                precision=evil,
+                target=evil,
+                notes=[evil],
+                details={evil: evil},
+                classes=row.classes
+                and replace(row.classes, rows=[replace(one, name=evil) for one in row.classes.rows]),
             )
             for row in good.artifacts
         ],

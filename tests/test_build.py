@@ -151,6 +151,21 @@ def test_scores_are_of_the_files_that_ship(built: Built) -> None:
     assert built.artifact("baseline").accuracy_drop is None
 
 
+def test_classes_are_of_the_files_that_ship(built: Built) -> None:
+    """Every file has its confusion matrix; those that ship also what changed against the baseline, in the record."""
+    labels = built.data().test.labels.numpy()
+    for name in ("baseline", "model", "model.tensorrt"):
+        row = built.artifact(name)
+        assert row.classes
+        assert sum(count for _, _, count in row.classes.confusion) == len(labels)
+        assert [one.examples for one in row.classes.rows] == [20] * 4
+        assert (row.classes.rows[0].f1_change is not None) == row.ships
+        assert set(row.classes.changes) == ({"macro_recall", "macro_precision", "macro_f1", "calibration_error"} if row.ships else set())  # fmt: skip # noqa: E501
+        right = sum(count for true, taken, count in row.classes.confusion if true == taken)
+        assert row.accuracy
+        assert right / len(labels) == pytest.approx(row.accuracy.value)
+
+
 def test_parity_is_of_each_file_with_its_graph(built: Built) -> None:
     """Every ONNX file has a row for each output; the exact one agrees with `torch` to rounding."""
     rows = {row.name: row.parity for row in built.record.artifacts}
@@ -254,7 +269,7 @@ def test_a_changed_setting_remakes_what_depends_on_it(again: Path) -> None:
     passes = copy.deepcopy(RECIPE["compress"])
     passes[-1]["quantize"]["calibration"] = 16
     found = make(again, compress=passes, goals=SURE, export={"onnx": {"dynamic_batch": [1, 8]}})
-    assert found.progress.made == ["quantize", "export-quantize", "check-quantize", "pays-quantize", "integers", "measure-ort-cpu"]  # fmt: skip # noqa: E501
+    assert found.progress.made == ["quantize", "export-quantize", "check-quantize", "pays-quantize", "integers", "measure-ort-cpu", "change-quantize"]  # fmt: skip # noqa: E501
 
 
 def small(project: Path, **changes: Any) -> Built:

@@ -86,6 +86,20 @@ def test_a_drop_is_paired_and_shares_are_per_cent(tmp_path: Path) -> None:
     assert (drop.low or 0) < 5 < (drop.high or 0)
 
 
+def test_what_was_scored_is_judged(tmp_path: Path) -> None:
+    """Means over classes and the lowest recall are in per cent, a calibration error in points or absent."""
+    found = evidence(tmp_path)
+    facts = found.artifact.checked.facts
+    facts |= {name: {"value": 0.9, "low": 0.8, "high": 1.0} for name in ("macro_f1", "lowest_recall")}
+    facts["calibration_error"] = {"value": 0.03, "low": 0.02, "high": 0.04}
+    assert only(Goal("macro_f1", min=75), found).outcome is Outcome.MET
+    assert only(Goal("lowest_recall", min=85), found).outcome is Outcome.UNCLEAR
+    error = only(Goal("calibration_error", max=5), found)
+    assert (error.outcome, error.reading.value, error.reading.unit) == (Outcome.MET, 3.0, "points")
+    facts["calibration_error"] = None
+    assert "not all finite" in only(Goal("calibration_error", max=5), found).reason
+
+
 @pytest.mark.parametrize(
     ("goal", "words"),
     [

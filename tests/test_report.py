@@ -149,7 +149,7 @@ def test_hostile_texts_stay_texts() -> None:
     assert "http://" not in markdown
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
     bars = [len(re.findall(r"(?<!\\)\|", row)) for row in rows]
-    assert set(bars) == {7, 5}
+    assert set(bars) == {7, 5, 8}
     assert not [line for line in markdown.splitlines()[1:] if line.startswith("#")]
 
 
@@ -273,6 +273,31 @@ def test_figures_without_whole_intervals() -> None:
     assert figure_text(Figure(12.0), "MB") == "12.0 MB"
     assert figure_text(Figure(12.0, None, 13.0), "ms") == "12.0 ms (at most 13.0)"
     assert figure_text(None) == "\u2013"
+
+
+def test_classes_are_in_the_reports() -> None:
+    """Every class has a row with its changes, every cell a title, and Markdown the pairs confused most."""
+    page, markdown = html_text(record_of("sample")), markdown_text(record_of("sample"))
+    texts = "".join(Page(page).texts)
+    for words in ("class 0", "rare", "mean of all 3", "class 1 taken for class 0: 11 of 100 (11.0 %)", "3.1"):
+        assert words in texts
+    assert page.count('class="wrong"') == 6
+    assert "Most confused: rare taken for class 1 (12 of 100), class 1 taken for class 0 (11 of 100)" in markdown
+    assert "| rare | 0 (0\u20134) |" in markdown
+
+
+def test_many_classes_are_listed_not_drawn() -> None:
+    """Of more than twenty classes those that lost most have rows, the pairs confused most a table; none is drawn."""
+    good = record_of("sample")
+    found = SAMPLES.class_scores(40)
+    ship = next(row for row in good.artifacts if row.ships)
+    record = replace(good, artifacts=[replace(row, classes=found) if row == ship else row for row in good.artifacts])
+    page = html_text(record)
+    assert 'class="wrong"' not in page
+    assert "20 more are in report.json" in page
+    assert f"<h2>Most confused: {ship.file}</h2>" in page
+    assert [page.count(f"<td>class {k}</td>") for k in (19, 20, 38)] == [1, 0, 2]
+    assert len(markdown_text(record)) < 4_000
 
 
 def test_every_sample_is_in_the_latency_plot() -> None:

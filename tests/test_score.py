@@ -13,6 +13,7 @@ from torch import nn
 from shipworthy.export.artifact import OnnxArtifact
 from shipworthy.export.onnx_file import OnnxSettings, to_onnx
 from shipworthy.export.score import predict, score
+from shipworthy.models.confidence import calibration_error
 from shipworthy.models.errors import BadInput
 from shipworthy.models.model import capture
 from shipworthy.tests.small_nets import captured, outputs, quadrants
@@ -35,6 +36,15 @@ def test_the_score_is_the_models(exported: OnnxArtifact) -> None:
     assert found.accuracy.value == pytest.approx(float((wanted == y).float().mean()))
     recalls = [float((wanted[y == c] == c).float().mean()) for c in range(4)]
     assert found.macro_recall.value == pytest.approx(sum(recalls) / 4)
+    probability = outputs(captured("plain", torch.float32), x)[0].softmax(1).amax(1)
+    assert found.confidences is not None
+    np.testing.assert_allclose(found.confidences, probability.numpy(), rtol=1e-4)
+    assert found.calibration_error is not None
+    assert found.calibration_error.value == pytest.approx(
+        calibration_error(probability.numpy(), (wanted == y).numpy()).value, abs=1e-3
+    )
+    assert found.classes.macro_recall == found.macro_recall
+    assert (found.classes.confusion.sum(), found.probabilities) == (600, False)
     assert found.accuracy.low < found.accuracy.value < found.accuracy.high
     np.testing.assert_array_equal(predict(exported, data, data.train), predict(exported.path, data, data.train))
 
@@ -52,6 +62,32 @@ def test_a_file_that_does_not_fit_the_data_is_refused(exported: OnnxArtifact, tm
     two = to_onnx(capture(nn.Bilinear(2, 2, 4), (torch.zeros(2, 2), torch.zeros(2, 2))), tmp_path / "t.onnx")
     with pytest.raises(BadInput, match=r"takes the inputs .*, quadrants gives image"):
         score(two, data)
+
+
+class _Shares(nn.Module):
+    """Gives probabilities, or of dark pictures what is not a number."""
+
+    def __init__(self, broken: bool = False) -> None:
+        super().__init__()
+        self.broken = broken
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the share of each corner in the brightness, `(batch, 4)`."""
+        corners = nn.functional.avg_pool2d(x, 4).mean(1).flatten(1)
+        return torch.log(corners.sum(1, keepdim=True) * 0 - 1) * corners if self.broken else corners.softmax(1)
+
+
+def test_probabilities_are_taken_as_they_are(tmp_path: Path) -> None:
+    """A file that ends in a softmax is not put through another; one that gives no numbers has no calibration."""
+    data, examples = quadrants(train=8, test=40), (torch.zeros(2, 3, 8, 8),)
+    found = score(to_onnx(capture(_Shares(), examples), tmp_path / "s.onnx"), data)
+    wanted = _Shares()(data.batch(data.test, torch.arange(40))[0]).amax(1)
+    assert found.probabilities
+    assert found.confidences is not None
+    np.testing.assert_allclose(found.confidences, wanted.numpy(), rtol=1e-5)
+    broken = score(to_onnx(capture(_Shares(broken=True), examples), tmp_path / "n.onnx"), data)
+    assert (broken.confidences, broken.calibration_error) == (None, None)
+    assert len(broken.predictions) == 40
 
 
 class _Loud(nn.Module):
