@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Literal
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Node
 
 from ..models.graph import same_memory
@@ -33,6 +34,7 @@ Factor = Literal["", "outer", "inner"]
 Part = Literal["", "heads", "head size", "groups", "in a group"]
 
 ALL_THERE_IS = "is all there is of a dimension"
+FIXED = "is made by weights that are a buffer: nothing learnt them"
 _WHOLE: Factor = ""
 _OF_HEADS: Mapping[Factor, Part] = {"": "", "outer": "heads", "inner": "head size"}
 _OF_KERNELS: Mapping[Factor, Part] = {"": "", "outer": "groups", "inner": "in a group"}
@@ -120,6 +122,13 @@ class Tracker:
             for dims in self.parts.get(source, [self.dims(source)]):
                 for atoms in dims:
                     self.table.freeze(atoms, reason)
+
+    def keep_fixed(self, weight: object, dim: int) -> None:
+        """Forbid the removal of what a buffer makes as a matrix or as kernels: a transform, not learnt channels."""
+        if isinstance(weight, Node) and weight.op == "get_attr" and len(self.dims(weight)) > 1:
+            value = attrgetter(str(weight.target))(self.model.module)
+            if not isinstance(value, nn.Parameter):
+                self.table.freeze(self.dims(weight)[dim], FIXED)
 
     def tensor(self, name: str, value: Tensor) -> Dims:
         """Return the atoms of a parameter or buffer, made at its first use; tied ones share theirs."""

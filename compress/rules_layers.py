@@ -21,6 +21,7 @@ def convolution(tracker: Tracker, node: Node) -> Dims | None:
     _keep(tracker, (*weight[2:], *x[2:]))
     out = weight[0]
     if groups == 1:
+        tracker.keep_fixed(node.args[1], 0)
         tracker.link(x[1], weight[1])
     else:
         inputs, outputs = _grid(tracker, node.args[0], 1, groups), _grid(tracker, node.args[1], 0, groups)

@@ -22,6 +22,8 @@ def matmul(tracker: Tracker, node: Node) -> Dims:
 
 def _product(tracker: Tracker, left: Node, right: Node) -> Dims:
     a, b = tracker.dims(left), tracker.dims(right)
+    tracker.keep_fixed(left, -2)
+    tracker.keep_fixed(right, -1)
     inner = b[-2] if len(b) > 1 else b[-1]
     tracker.link(a[-1], inner)
     rows, columns = a[-2:-1], b[-1:] if len(b) > 1 else ()

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Node
 
 from ..models.errors import BadInput, ToolFailed, first_few
@@ -101,6 +101,8 @@ def _why_left(model: Model, kernel: Kernel, settings: Sparsify) -> str | None:
     value = get_tensor(model.module, kernel.weight)
     if any(fnmatchcase(kernel.layer, pattern) for pattern in settings.ignore):
         return "ignored"
+    if not isinstance(value, nn.Parameter):
+        return "a buffer: nothing learnt it"
     if not value.any():
         return "all zero already"
     if settings.pattern == "unstructured":

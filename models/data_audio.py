@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from math import ceil
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,57 +18,81 @@ from .data import Dataset, Split, fingerprint
 from .data_options import AUDIO_OPTIONS, Options
 from .errors import BadInput
 from .preprocessing import AudioPreprocessing
-from .resample import resampled
-from .wave_files import AUDIO_ENDINGS, AudioHeader, read_header, read_samples
+from .resample import reach, resampled
+from .wave_files import AUDIO_ENDINGS, WaveHeader, need_library, read_header, read_wave
+
+_UNREADABLE = (OSError, ValueError)
+_log = logging.getLogger(__name__)
 
 
 def open_recordings(source: str, options: Options) -> Dataset:
     """Open `train/CLASS/*` with `test/CLASS/*` (or `val`), or only `CLASS/*`, of which a fifth becomes the test set.
 
-    With `options.group`, a regular expression on file names, a group (a speaker) is on one side alone. Files are
-    decoded when asked for: the mean of the channels, resampled, cut at the end or filled up with zeros. Headers are
-    read at once: faulty files are left out and named in the facts, up to 1 %.
+    Files are decoded when asked for: the mean of their channels, resampled to `options.sample_rate` (16,000 Hz) and
+    cut at the end, or filled up with zeros, to `options.seconds` (1). With `options.group`, a regular expression that
+    finds in each file's name what must not be on both sides (the speaker), whole groups go to one side. Headers are
+    read at once: up to 1 % of unreadable files (up to ten in small folders, if they are no more than a tenth) are
+    left out and named in the facts.
 
     Raises:
-        BadInput: no recordings, fewer than two classes, a class missing on one side, a group on both, or too many
-            faulty files.
+        BadInput: no recordings, fewer than two classes, a class missing on one side, a group on both, too many
+            unreadable files, or a format that needs a package which is not installed.
     """
     options.allow(source, *AUDIO_OPTIONS)
-    given = {name: value for name in ("sample_rate", "seconds") if (value := getattr(options, name)) is not None}
-    how = AudioPreprocessing(**given)
+    how = _preprocessing(options)
+    group_of = None if options.group is None else group_by(options.group)
     root = Path(source).resolve()
-    kind = Kind("audio-classification", AUDIO_ENDINGS, group_by(options.group) if options.group else None)
-    found = layout(root, kind)
-    headers, faults = _headers(root, found.names)
-    judge(str(root), faults, len(found.names), kind.noun)
+    found = layout(root, Kind("audio-classification", AUDIO_ENDINGS, group_of))
+    names = found.names
+    need_library(source, names)
+    headers, faults = _headers(root, names)
+    judge(str(root), faults, len(names), "recording")
     classes = tuple(sorted(found.train))
     train, test = (_split(root, side, classes, headers, how) for side in (found.train, found.test))
     facts = {
         "training_set": f"{len(train):,} recordings from {found.said}",
+        "train_recordings": len(train),
+        "test_recordings": len(test),
         "skipped": [f"{name}: {fault}" for name, fault in faults.items()],
-        "cut_recordings": sum(one.frames > one.rate * how.seconds for one in headers.values()),
-        "sample_rates": sorted({one.rate for one in headers.values()}),
-    }
-    described = repr((classes, how, options.group, [stamp(root, name) for name in found.names]))
+    } | _changed(source, headers, how)
+    described = repr((classes, how, options.group, [stamp(root, name) for name in names]))
     return Dataset(
-        source, classes, train, test, how, (how.samples,), fingerprint(described), MappingProxyType(facts), kind.task
-    )
+        source, classes, train, test, how, (how.samples,), fingerprint(described), MappingProxyType(facts),
+        "audio-classification",
+    )  # fmt: skip
 
 
-def _headers(root: Path, names: Sequence[str]) -> tuple[dict[str, AudioHeader], dict[str, str]]:
+def _preprocessing(options: Options) -> AudioPreprocessing:
+    asked = {"sample_rate": options.sample_rate, "seconds": options.seconds}
+    return AudioPreprocessing(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]  # mypy does not tell which is the whole number
+
+
+def _headers(root: Path, names: Iterable[str]) -> tuple[dict[str, WaveHeader], dict[str, str]]:
     good, faults = {}, {}
     for name in names:
         try:
             good[name] = read_header(root / name)
-        except BadInput:
-            raise
-        except (OSError, ValueError, RuntimeError) as fault:  # soundfile's own are RuntimeErrors
-            faults[name] = str(fault)
+        except _UNREADABLE as fault:
+            faults[name] = str(fault).replace(str(root / name), name)
     return good, faults
 
 
+def _changed(source: str, headers: Mapping[str, WaveHeader], how: AudioPreprocessing) -> dict[str, Any]:
+    """Return how many recordings are not taken as they are, and warn where much is cut off."""
+    lengths = [-(-one.frames * how.sample_rate // one.rate) for one in headers.values()]
+    cut = sum(length > how.samples for length in lengths)
+    if cut > len(lengths) // 10:
+        longest = max(one.frames / one.rate for one in headers.values())
+        _log.warning("%s: %d of %d recordings are longer than %g s (up to %.3g s) and cut at the end; set data.seconds", source, cut, len(lengths), how.seconds, longest)  # fmt: skip # noqa: E501
+    return {
+        "cut_recordings": cut,
+        "filled_recordings": sum(length < how.samples for length in lengths),
+        "resampled_recordings": sum(one.rate != how.sample_rate for one in headers.values()),
+    }
+
+
 def _split(
-    root: Path, side: Mapping[str, Sequence[str]], classes: Sequence[str], headers: Mapping[str, AudioHeader],
+    root: Path, side: Mapping[str, Sequence[str]], classes: Sequence[str], headers: Mapping[str, WaveHeader],
     how: AudioPreprocessing,
 ) -> Split:  # fmt: skip
     pairs = [(name, i) for i, one in enumerate(classes) for name in side.get(one, ()) if name in headers]
@@ -84,12 +109,11 @@ def _split(
 
 
 def _decode(path: Path, rate: int, how: AudioPreprocessing) -> NDArray[np.float32]:
+    """Return at most as many samples as are wanted; what lies behind them is not read."""
+    needed = -(-how.samples * rate // how.sample_rate) + reach(rate, how.sample_rate)
     try:
-        # A little more than is kept, so that the end of what is resampled does not fade into nothing.
-        samples = read_samples(path, ceil(rate * (how.seconds + 0.1)))
-    except BadInput:
-        raise
-    except (OSError, ValueError, RuntimeError) as fault:
+        samples, rate = read_wave(path, needed)
+    except _UNREADABLE as fault:
         raise BadInput(f"{path}: the recording cannot be decoded ({fault}); repair or remove it") from fault
     return resampled(samples, rate, how.sample_rate)[: how.samples]
 

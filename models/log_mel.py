@@ -1,80 +1,110 @@
-"""The log-mel spectrogram as layers of a network, so that a file takes samples and nothing is left to the caller."""
+"""Recordings as pictures, inside the model: the logarithm of a mel spectrogram, of operators that every runtime has."""
 
 from __future__ import annotations
 
-import math
+from typing import cast, final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .errors import BadInput
 
-FLOOR = 1e-5
-"""Added to the power before the logarithm; half precision still holds it."""
+_LOUDEST = 64.0
+"""The amplitude that a sine from -1 to 1 gets, so that its power and a floor 76 dB below both fit into fp16."""
 
 
+@final
 class LogMel(nn.Module):
-    """Map samples `(batch, samples)` to a log-mel spectrogram `(batch, 1, mels, frames)`.
+    """Map waveforms `(batch, samples)` in -1 to 1 to log-mel pictures `(batch, 1, mels, frames)`.
 
-    The short-time Fourier transform is a strided convolution with windowed cosines and sines, which every runtime
-    has; the power of its frequencies is averaged over triangles on the mel scale `2595 log10(1 + f / 700)`
-    (O'Shaughnessy 1987), and its logarithm taken. The power is of a window that sums to one: samples in -1 to 1 give
-    values that half precision holds.
+    Frames lie `hop` samples apart and are not padded: there are `1 + (samples - window) // hop`. Each is weighed by a
+    Hann window (periodic) and becomes power at the frequencies of an `fft`-point Fourier transform, by two strided
+    convolutions with fixed kernels. Mel filters are triangles over hertz with peaks of 1, their corners evenly spaced
+    by the formula of HTK (Young et al., The HTK Book, section 5.4): `2595 * log10(1 + hertz / 700)`; this is what
+    `torchaudio.transforms.MelSpectrogram` does by default. Logarithms are natural. Unlike others, power is scaled so
+    that a sine from -1 to 1 has 4096, for half precision.
+
+    Kernels and filters are buffers: they are stored with the model, and nothing trains them.
 
     Args:
-        sample_rate: of the samples, in Hz.
-        window: length of a window in samples (a Hann window).
-        hop: samples between windows.
-        mels: triangles.
-        low: where the first one begins, in Hz.
-        high: where the last one ends, in Hz; None: half the sample rate.
+        sample_rate: of the waveforms, in Hz.
+        window: samples of a frame.
+        hop: samples from one frame to the next.
+        fft: points of the transform, at least `window`: more are finer steps in frequency.
+        mels: filters.
+        low_hz: where the first one begins.
+        high_hz: where the last one ends; None: half the sample rate.
+        floor: power below it is raised to it; 1e-4 is 76 dB below a sine from -1 to 1, and a normal number in fp16.
 
     Raises:
-        BadInput: numbers that give no window, or a triangle between two frequencies of the transform.
+        BadInput: sizes that make no transform, or so many filters that one lies between two frequencies.
     """
 
-    def __init__(
-        self, sample_rate: int = 16_000, window: int = 512, hop: int = 160, mels: int = 40, low: float = 20.0,
-        high: float | None = None,
-    ) -> None:  # fmt: skip
+    cosines: Tensor
+    sines: Tensor
+    filters: Tensor
+
+    def __init__(  # noqa: PLR0913 (each is given by its name)
+        self,
+        sample_rate: int = 16_000,
+        window: int = 400,
+        hop: int = 160,
+        fft: int = 512,
+        mels: int = 40,
+        low_hz: float = 20.0,
+        high_hz: float | None = None,
+        floor: float = 1e-4,
+    ) -> None:
         super().__init__()
-        top = sample_rate / 2 if high is None else high
-        if window < 2 or hop < 1 or mels < 1 or not 0 <= low < top <= sample_rate / 2:
-            raise BadInput(f"LogMel: window {window}, hop {hop}, mels {mels}, low {low}, high {top}; wanted a window of 2 or more, hop and mels of 1 or more, and 0 <= low < high <= {sample_rate / 2:g}")  # fmt: skip # noqa: E501
-        self.hop, self.bins = hop, window // 2 + 1
-        self.waves: Tensor
-        self.triangles: Tensor
-        self.register_buffer("waves", _waves(window))
-        self.register_buffer("triangles", _triangles(sample_rate, window, mels, (low, top)))
+        high = sample_rate / 2 if high_hz is None else high_hz
+        if not (sample_rate > 0 and 1 < window <= fft and hop > 0 and mels > 0 and floor > 0):
+            raise BadInput(f"LogMel: sample_rate {sample_rate}, window {window}, hop {hop}, fft {fft}, mels {mels}, floor {floor}; wanted positive numbers, and a window of 2 to fft samples")  # fmt: skip # noqa: E501
+        if not 0 <= low_hz < high <= sample_rate / 2:
+            raise BadInput(f"LogMel: low_hz {low_hz:g} and high_hz {high:g}; wanted 0 <= low_hz < high_hz <= {sample_rate / 2:g}, half the sample rate")  # fmt: skip # noqa: E501
+        self.window, self.hop, self.floor = window, hop, floor
+        filters = mel_filters(sample_rate, fft, mels, low_hz, high)
+        empty = int((filters.sum(1) == 0).sum())
+        if empty:
+            raise BadInput(f"LogMel: {empty} of {mels} mel filters lie between two frequencies of an fft of {fft} points ({sample_rate / fft:g} Hz apart); take fewer mels, or a larger fft")  # fmt: skip # noqa: E501
+        heard = np.flatnonzero(filters.sum(0))  # the others would be computed and multiplied by zero
+        cosines, sines = _kernels(window, fft, heard)
+        for name, values in (("cosines", cosines[:, None]), ("sines", sines[:, None]), ("filters", filters[:, heard])):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
 
-    def forward(self, samples: Tensor) -> Tensor:
-        """Map samples `(batch, samples)`, at least a window long, to `(batch, 1, mels, frames)`."""
-        parts = torch.conv1d(samples.unsqueeze(1), self.waves, stride=self.hop)
-        squares = parts * parts
-        power = squares[:, : self.bins] + squares[:, self.bins :]
-        mel = torch.conv1d(power, self.triangles)
-        return torch.log(mel + FLOOR).unsqueeze(1)
+    def forward(self, waves: Tensor) -> Tensor:
+        """Map `(batch, samples)` to `(batch, 1, mels, frames)`.
 
-
-def _waves(window: int) -> Tensor:
-    """Return windowed cosines, then sines `(2 * bins, 1, window)`."""
-    time = torch.arange(window, dtype=torch.float64)
-    hann = 0.5 - 0.5 * torch.cos(2 * math.pi * time / window)
-    angles = 2 * math.pi * torch.arange(window // 2 + 1, dtype=torch.float64)[:, None] * time / window
-    return (torch.cat([angles.cos(), -angles.sin()]) * hann / hann.sum()).float()[:, None]
-
-
-def _triangles(sample_rate: int, window: int, mels: int, span: tuple[float, float]) -> Tensor:
-    """Return the share of each frequency in each triangle `(mels, bins, 1)`; a triangle's shares sum to one."""
-    low, high = (2595 * math.log10(1 + edge / 700) for edge in span)
-    corners = 700 * (10 ** (torch.linspace(low, high, mels + 2, dtype=torch.float64) / 2595) - 1)
-    at = torch.arange(window // 2 + 1, dtype=torch.float64) * sample_rate / window
-    left, centre, right = (corners[i : i + mels, None] for i in range(3))
-    shares = torch.minimum((at - left) / (centre - left), (right - at) / (right - centre)).clamp_min(0)
-    total = shares.sum(1, keepdim=True)
-    if not bool((total > 0).all()):
-        raise BadInput(f"LogMel: {mels} mels are too many for a window of {window}: a triangle lies between two of its frequencies; take fewer mels, or a longer window")  # fmt: skip # noqa: E501
-    return (shares / total).float()[..., None]
+        Raises:
+            BadInput: the waveforms have another form, or are shorter than a window.
+        """
+        if waves.ndim != 2 or waves.shape[1] < self.window:
+            raise BadInput(f"LogMel: got waveforms of shape {tuple(waves.shape)}, wanted (batch, samples) with at least {self.window} samples")  # fmt: skip # noqa: E501
+        x = waves.unsqueeze(1)
+        real, imaginary = F.conv1d(x, self.cosines, stride=self.hop), F.conv1d(x, self.sines, stride=self.hop)
+        heard = torch.matmul(self.filters, real * real + imaginary * imaginary)
+        return heard.clamp(min=self.floor).log().unsqueeze(1)
 
 
-__all__ = ["LogMel"]
+def mel_filters(sample_rate: int, fft: int, mels: int, low_hz: float, high_hz: float) -> NDArray[np.float64]:
+    """Return triangles over the frequencies of a transform, `(mels, fft // 2 + 1)`, with peaks of 1."""
+    ends = 2595 * np.log10(1 + np.array([low_hz, high_hz]) / 700)
+    corners = 700 * (10 ** (np.linspace(ends[0], ends[1], mels + 2) / 2595) - 1)
+    hertz = np.arange(fft // 2 + 1) * sample_rate / fft
+    rise = (hertz - corners[:-2, None]) / np.diff(corners)[:-1, None]
+    fall = (corners[2:, None] - hertz) / np.diff(corners)[1:, None]
+    return cast(NDArray[np.float64], np.minimum(rise, fall).clip(min=0))
+
+
+def _kernels(window: int, fft: int, bins: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the real and the imaginary part of a windowed transform at some frequencies, `(bins, window)` each."""
+    places = np.arange(window)
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * places / window)
+    angles = 2 * np.pi * (bins[:, None] * places % fft) / fft
+    scaled = hann * (2 * _LOUDEST / hann.sum())
+    return scaled * np.cos(angles), -scaled * np.sin(angles)
+
+
+__all__ = ["LogMel", "mel_filters"]
