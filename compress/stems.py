@@ -17,6 +17,8 @@ def find_stem(module: GraphModule) -> str:
     """
     images = next(node for node in module.graph.nodes if node.op == "placeholder")
     readers = [node for node in images.users if _reads(node)]
+    while len(readers) == 1 and _frames(readers[0]):
+        readers = [node for node in readers[0].users if _reads(node)]
     if len(readers) == 1 and readers[0].target == aten.conv2d.default and argument(readers[0], "groups") == 1:
         weight = argument(readers[0], "weight")
         if isinstance(weight, Node) and weight.op == "get_attr":
@@ -24,6 +26,14 @@ def find_stem(module: GraphModule) -> str:
             return str(weight.target)
     named = ", ".join(str(node.target) for node in readers) or "nothing"
     raise BadInput(f"the images are read by {named}, wanted one convolution; give data of the model's colours")
+
+
+def _frames(node: Node) -> bool:
+    """Whether an operator puts a border around images, in height and width alone."""
+    if node.target not in (aten.pad.default, aten.constant_pad_nd.default):
+        return False
+    widths = node.args[1]
+    return isinstance(widths, list | tuple) and len(widths) <= 4
 
 
 def _reads(node: Node) -> bool:

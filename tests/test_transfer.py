@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from shipworthy.compress.heads import find_head
 from shipworthy.compress.lessons import Lessons
 from shipworthy.compress.pull import l2_sp
-from shipworthy.compress.stems import other_colours
+from shipworthy.compress.stems import find_stem, other_colours
 from shipworthy.compress.thawing import depths, groups_of, thawing
 from shipworthy.compress.training import Extras, train
 from shipworthy.compress.transfer import Transfer
@@ -103,3 +104,19 @@ def test_what_cannot_be_adapted_is_refused(data: Dataset) -> None:
         Transfer(steps=1, freeze=("nothing.*",))(model, data=data)
     with pytest.raises(BadInput, match="no head can be replaced"):
         find_head(capture(torch.nn.Softmax(1), (torch.rand(2, 3),)).module)
+
+
+def test_a_stem_behind_a_border_is_found() -> None:
+    """Networks that came from TensorFlow pad their images themselves; a pad of the colours is no border."""
+
+    def net(*widths: int) -> nn.Module:
+        return nn.Sequential(nn.ConstantPad3d(widths, 0.0) if len(widths) == 6 else nn.ZeroPad2d(widths), nn.LazyConv2d(4, 3))  # type: ignore[arg-type]  # four or six # fmt: skip # noqa: E501
+
+    x = torch.rand(2, 3, 8, 8)
+    padded = net(0, 1, 0, 1)
+    padded(x)
+    assert find_stem(capture(padded.eval(), (x,)).module).endswith("weight")
+    coloured = net(0, 0, 0, 0, 0, 1)
+    coloured(x)
+    with pytest.raises(BadInput, match="wanted one convolution"):
+        find_stem(capture(coloured.eval(), (x,)).module)
