@@ -61,7 +61,7 @@ def built(path: Path, folder: Path) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["02_transfer_images.yaml", "05_full_procedure.yaml"])
+@pytest.mark.parametrize("name", ["02_transfer_images.yaml"])
 def test_images(name: str, tmp_path: Path) -> None:
     """ImageNet's classes and colours become the data's; every pass follows."""
     if missing := [one for one in NEEDS.get(name, ()) if find_spec(one) is None]:
